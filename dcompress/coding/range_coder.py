@@ -1,0 +1,184 @@
+"""The adaptive binary coder of side information: code lengths and codebooks (spec section 11).
+
+Slow and close to the entropy, for a few hundred numbers a tensor. Weights never pass through it.
+"""
+
+from __future__ import annotations
+
+from dcompress.errors import CorruptError
+
+__all__ = ["SideReader", "SideWriter"]
+
+_TOP = 1 << 24
+_MASK = 0xFFFFFFFF
+_PROBABILITY_BITS = 12
+_WHOLE = 1 << _PROBABILITY_BITS
+_HALF = _WHOLE // 2
+_FLOOR = 32  # no bit is ever held for impossible
+_CEILING = _WHOLE - _FLOOR
+# How far a probability moves after the n-th bit in its context: fast at first, then steady.
+_SHIFTS = (1, 2, 2, 3, 3, 3, 4, 4, 4, 4, 4, 4, 5)
+_MAX_BITS = 64
+_RAW_STEP = 8  # equally likely bits are coded up to eight at a time
+
+
+# A context is named by a tuple; its state is [chance of a 0 in 1/4096, bits seen].
+_States = dict[tuple[int, ...], list[int]]
+
+
+def _adapt(state: list[int], bit: int) -> None:
+    """Move the probability of a context towards the bit it has just seen."""
+    chance, seen = state
+    shift = _SHIFTS[seen]
+    if bit:
+        chance -= chance >> shift
+        state[0] = chance if chance > _FLOOR else _FLOOR
+    else:
+        chance += (_WHOLE - chance) >> shift
+        state[0] = chance if chance < _CEILING else _CEILING
+    if seen < len(_SHIFTS) - 1:
+        state[1] = seen + 1
+
+
+class SideWriter:
+    """Write numbers as an adaptively coded byte string."""
+
+    def __init__(self) -> None:
+        self._states: _States = {}
+        self._low = 0
+        self._range = _MASK
+        self._n_shifted = 0
+
+    def bit(self, context: tuple[int, ...], bit: int) -> None:
+        """Write one bit under the statistics of a context."""
+        state = self._states.get(context)
+        if state is None:
+            state = self._states[context] = [_HALF, 0]
+        bound = (self._range >> _PROBABILITY_BITS) * state[0]
+        if bit:
+            self._low += bound
+            self._range -= bound
+        else:
+            self._range = bound
+        if self._range < _TOP:
+            self._normalise()
+        _adapt(state, bit)
+
+    def raw(self, value: int, n_bits: int) -> None:
+        """Write the low ``n_bits`` of a value, all bits equally likely, most significant first."""
+        while n_bits > 0:
+            take = min(_RAW_STEP, n_bits)
+            n_bits -= take
+            self._range >>= take
+            self._low += self._range * (value >> n_bits & ((1 << take) - 1))
+            if self._range < _TOP:
+                self._normalise()
+
+    def number(self, context: int, value: int) -> None:
+        """Write a number of 0..2**64-1: its bit length in unary under contexts, then its lower bits."""
+        n_bits = value.bit_length()
+        for place in range(n_bits):
+            self.bit((context, place), 1)
+        if n_bits < _MAX_BITS:
+            self.bit((context, n_bits), 0)
+        self.raw(value, max(0, n_bits - 1))
+
+    def finish(self) -> bytes:
+        """Return the shortest byte string that decodes to what was written."""
+        # ``low`` is a number of n_shifted + 4 bytes; any value in [low, low + range) will do. Take the
+        # one with most zero bits at its end, and leave those out.
+        high = self._low + self._range - 1
+        n_free = (self._low ^ high).bit_length()
+        value = self._low
+        if value & ((1 << n_free) - 1):
+            value = high >> (n_free - 1) << (n_free - 1)
+        return value.to_bytes(self._n_shifted + 4, "big").rstrip(b"\0")
+
+    def _normalise(self) -> None:
+        while self._range < _TOP:
+            self._low <<= 8
+            self._range <<= 8
+            self._n_shifted += 1
+
+
+class SideReader:
+    """Read back what SideWriter wrote.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole byte string; bytes beyond its end read as zero.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._states: _States = {}
+        self._data = data
+        self._range = _MASK
+        self._code = int.from_bytes(data[:4].ljust(4, b"\0"), "big")
+        self._next = 4
+
+    def bit(self, context: tuple[int, ...]) -> int:
+        """Read one bit under the statistics of a context."""
+        state = self._states.get(context)
+        if state is None:
+            state = self._states[context] = [_HALF, 0]
+        bound = (self._range >> _PROBABILITY_BITS) * state[0]
+        if self._code < bound:
+            self._range = bound
+            bit = 0
+        else:
+            self._code -= bound
+            self._range -= bound
+            bit = 1
+        if self._range < _TOP:
+            self._normalise()
+        _adapt(state, bit)
+        return bit
+
+    def raw(self, n_bits: int) -> int:
+        """Read ``n_bits`` equally likely bits."""
+        value = 0
+        while n_bits > 0:
+            take = min(_RAW_STEP, n_bits)
+            n_bits -= take
+            self._range >>= take
+            part = min(self._code // self._range, (1 << take) - 1)
+            self._code -= self._range * part
+            if self._range < _TOP:
+                self._normalise()
+            value = value << take | part
+        return value
+
+    def number(self, context: int, limit: int) -> int:
+        """Read a number of at most ``limit`` (below 2**64).
+
+        Raises
+        ------
+        CorruptError
+            The number exceeds its limit (TAB-01).
+        """
+        n_bits = 0
+        while n_bits < _MAX_BITS and self.bit((context, n_bits)):
+            n_bits += 1
+        value = 1 << (n_bits - 1) | self.raw(n_bits - 1) if n_bits else 0
+        if value > limit:
+            raise CorruptError(f"table number {value} exceeds {limit}", rule="TAB-01")
+        return value
+
+    def finish(self) -> None:
+        """Check that the byte string held no more than was read.
+
+        Raises
+        ------
+        CorruptError
+            Bytes are left over, or the last one is zero and need not be there (TAB-02).
+        """
+        if len(self._data) > self._next or self._data[-1:] == b"\0":
+            raise CorruptError("table bytes left over", rule="TAB-02")
+
+    def _normalise(self) -> None:
+        while self._range < _TOP:
+            byte = self._data[self._next] if self._next < len(self._data) else 0
+            self._next += 1
+            self._code = (self._code << 8 | byte) & _MASK
+            self._range <<= 8

@@ -1,0 +1,201 @@
+"""Codebooks and code lengths as side information (spec section 11)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcompress.coding.huffman import HuffmanCode
+from dcompress.coding.range_coder import SideReader, SideWriter
+from dcompress.constants import MAX_ALPHABET, MAX_CODE_LENGTH, DType, WordKind
+from dcompress.errors import CorruptError
+from dcompress.stages import Words, word_dtype
+
+__all__ = ["read_code", "read_codebook", "write_code", "write_codebook"]
+
+# Contexts of numbers; those of code lengths follow from the neighbours (see _length_context).
+_CONTEXT_COUNT = 0
+_CONTEXT_SPECIAL = 1
+_CONTEXT_GAP = 2
+_CONTEXT_LENGTH = 3
+
+
+def _sort_keys(dtype: DType, words: Words) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
+    """Split words into sign and magnitude, so that ascending values are easy to step through.
+
+    Floats have a sign bit; the magnitude of a negative signed integer is its complement, counted from -1
+    down. NaNs sort by their bits, like huge numbers.
+    """
+    bits = 8 * dtype.word_bytes
+    wide = words.astype(np.uint64)
+    if dtype.kind is WordKind.UNSIGNED:
+        return np.zeros(words.shape, np.bool_), wide
+    negative = (wide >> np.uint64(bits - 1)).astype(np.bool_)
+    if dtype.kind is WordKind.FLOAT:
+        return negative, wide & np.uint64((1 << (bits - 1)) - 1)
+    flipped = wide ^ np.uint64((1 << bits) - 1)
+    return negative, np.where(negative, flipped, wide)
+
+
+def _from_sort_keys(dtype: DType, n_negative: int, magnitudes: NDArray[np.uint64]) -> Words:
+    """Put signs back: the first ``n_negative`` magnitudes are negative."""
+    bits = 8 * dtype.word_bytes
+    wide = magnitudes.copy()
+    if dtype.kind is WordKind.SIGNED:
+        wide[:n_negative] ^= np.uint64((1 << bits) - 1)
+    else:
+        wide[:n_negative] |= np.uint64(1 << (bits - 1))
+    return wide.astype(word_dtype(dtype.word_bytes))
+
+
+def ascending_order(dtype: DType, words: Words) -> NDArray[np.intp]:
+    """Return the order that puts distinct words in ascending order of their values."""
+    negative, magnitudes = _sort_keys(dtype, words)
+    top = np.uint64((1 << 63) - 1)
+    # -x sorts before +y; among negatives the larger magnitude comes first.
+    return np.lexsort((np.where(negative, ~magnitudes, magnitudes & (top * 2 + np.uint64(1))), ~negative))
+
+
+def write_codebook(writer: SideWriter, dtype: DType, values: Words) -> None:
+    """Write one row of a codebook: distinct words in ascending order of value.
+
+    Negative values are written from the smallest magnitude up, then the others. What is coded is the gap
+    between neighbours, after dropping the low bits that are zero in all of them: float16 or fixed-point
+    values in a float32 codebook cost only the bits they use.
+    """
+    negative, magnitudes = _sort_keys(dtype, values)
+    n_negative = int(np.count_nonzero(negative))
+    ordered = np.concatenate([magnitudes[:n_negative][::-1], magnitudes[n_negative:]])
+    together = int(np.bitwise_or.reduce(ordered)) if ordered.size else 0
+    n_dropped = (together & -together).bit_length() - 1 if together else 0
+    writer.number(_CONTEXT_COUNT, n_negative)
+    writer.number(_CONTEXT_COUNT, n_dropped)
+    last_bits = 0
+    for start, stop in ((0, n_negative), (n_negative, ordered.size)):
+        previous = -1
+        for magnitude in ordered[start:stop].tolist():
+            kept = magnitude >> n_dropped
+            last_bits = _write_gap(writer, kept - previous - 1, last_bits)
+            previous = kept
+
+
+def read_codebook(reader: SideReader, dtype: DType, n_centroids: int) -> Words:
+    """Read what ``write_codebook`` wrote.
+
+    Raises
+    ------
+    CorruptError
+        A value does not fit its word, or the numbers break a limit (TAB-01, TAB-03).
+    """
+    bits = 8 * dtype.word_bytes
+    magnitude_bits = bits if dtype.kind is WordKind.UNSIGNED else bits - 1
+    n_negative = reader.number(_CONTEXT_COUNT, 0 if dtype.kind is WordKind.UNSIGNED else n_centroids)
+    n_dropped = reader.number(_CONTEXT_COUNT, magnitude_bits)
+    magnitudes: list[int] = []
+    last_bits = 0
+    for count in (n_negative, n_centroids - n_negative):
+        previous = -1
+        for _ in range(count):
+            gap, last_bits = _read_gap(reader, last_bits)
+            previous += gap + 1
+            if previous << n_dropped >> magnitude_bits:
+                raise CorruptError("codebook value does not fit its dtype", rule="TAB-03")
+            magnitudes.append(previous << n_dropped)
+    wide = np.array(magnitudes, np.uint64)
+    wide[:n_negative] = wide[:n_negative][::-1].copy()
+    return _from_sort_keys(dtype, n_negative, wide)
+
+
+def _write_gap(writer: SideWriter, gap: int, last_bits: int) -> int:
+    """Write a gap as the change of its bit length and its lower bits; return its bit length."""
+    n_bits = gap.bit_length()
+    change = n_bits - last_bits
+    writer.number(_CONTEXT_GAP, 2 * change if change >= 0 else -2 * change - 1)
+    writer.raw(gap, max(0, n_bits - 1))
+    return n_bits
+
+
+def _read_gap(reader: SideReader, last_bits: int) -> tuple[int, int]:
+    """Read a gap; return it and its bit length."""
+    folded = reader.number(_CONTEXT_GAP, 128)
+    n_bits = last_bits + (-(folded + 1) // 2 if folded % 2 else folded // 2)
+    if not 0 <= n_bits <= 64:
+        raise CorruptError(f"codebook gap of {n_bits} bits", rule="TAB-03")
+    return (1 << (n_bits - 1) | reader.raw(n_bits - 1) if n_bits else 0), n_bits
+
+
+def write_code(writer: SideWriter, code: HuffmanCode, n_columns: int) -> None:
+    """Write code lengths row by row; a row has ``n_columns`` symbols that belong together.
+
+    Each length is coded against the one to its left and the one above it, which are mostly close.
+    """
+    lengths = code.code_lengths.tolist()
+    for place, length in enumerate(lengths):
+        used, guess = _length_context(lengths, place, n_columns)
+        writer.bit((_CONTEXT_LENGTH, 0, used), int(length > 0))
+        if length == 0:
+            continue
+        change = length - guess if guess else length
+        writer.bit((_CONTEXT_LENGTH, 1, used, int(guess > 0)), int(change != 0))
+        if change == 0:
+            continue
+        if guess:
+            writer.bit((_CONTEXT_LENGTH, 2, used), int(change < 0))
+        size = abs(change)
+        for step in range(1, size):
+            writer.bit((_CONTEXT_LENGTH, 3, int(guess > 0), min(step, 6)), 1)
+        writer.bit((_CONTEXT_LENGTH, 3, int(guess > 0), min(size, 6)), 0)
+
+
+def read_code(reader: SideReader, n_symbols: int, n_columns: int) -> HuffmanCode:
+    """Read what ``write_code`` wrote, and prove the code complete.
+
+    Raises
+    ------
+    CorruptError
+        Alphabet too large (HUF-01), length above the limit (HUF-03), or an illegal code (HUF-02, HUF-04).
+    """
+    if not 0 < n_symbols <= MAX_ALPHABET:
+        raise CorruptError(f"alphabet of {n_symbols} symbols", rule="HUF-01")
+    lengths: list[int] = []
+    for place in range(n_symbols):
+        used, guess = _length_context(lengths, place, n_columns)
+        if not reader.bit((_CONTEXT_LENGTH, 0, used)):
+            lengths.append(0)
+            continue
+        length = guess
+        if reader.bit((_CONTEXT_LENGTH, 1, used, int(guess > 0))):
+            down = bool(guess) and bool(reader.bit((_CONTEXT_LENGTH, 2, used)))
+            size = 1
+            while reader.bit((_CONTEXT_LENGTH, 3, int(guess > 0), min(size, 6))):
+                size += 1
+                if size > MAX_CODE_LENGTH:
+                    raise CorruptError("code length out of range", rule="HUF-03")
+            length = guess - size if down else guess + size
+        if not 0 < length <= MAX_CODE_LENGTH:
+            raise CorruptError(f"code length {length} out of range", rule="HUF-03")
+        lengths.append(length)
+    code = HuffmanCode(np.array(lengths, np.uint8))
+    code.check()
+    return code
+
+
+def _length_context(lengths: list[int], place: int, n_columns: int) -> tuple[int, int]:
+    """Return which neighbours are used (0..3) and the guess they make, 0 without any."""
+    left = lengths[place - 1] if place % n_columns else 0
+    up = lengths[place - n_columns] if place >= n_columns else 0
+    used = (left > 0) + 2 * (up > 0)
+    if left and up:
+        corner = lengths[place - n_columns - 1]
+        if corner:
+            # The gradient, held between the two neighbours (as LOCO-I guesses pixels).
+            return used, sorted((left, up, left + up - corner))[1]
+        return used, (left + up + 1) // 2
+    return used, left or up
+
+
+def codebook_sizes(lookup: NDArray[Any]) -> tuple[int, int]:
+    """Return (n_groups, n_centroids) of a codebook."""
+    return int(lookup.shape[0]), int(lookup.shape[1])

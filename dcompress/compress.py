@@ -1,0 +1,223 @@
+"""Stages 1 and 2 of a whole checkpoint, one tensor at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from dcompress.errors import DcompressWarning, RecipeError
+from dcompress.floats import SHAREABLE, FloatArray, blocks, count_nonfinite, widen
+from dcompress.prune import global_threshold, prune, quality_threshold, sparsity_mask, threshold_mask
+from dcompress.recipe import PruneRule, Recipe, TensorRecipe
+from dcompress.share import share
+from dcompress.stages import Checkpoint, PrunedTensor, SharedTensor, TensorData, tensor_specs
+from dcompress.values import find_values
+
+__all__ = ["CompressedTensors", "compress_checkpoint", "compress_tensor", "resolve_global_scopes"]
+
+_MAX_VALUES = 4096  # what the format codes as labels
+_PRUNED_ALREADY = 0.25  # zeros, as a fraction, beyond which a preset takes a tensor as pruned
+
+
+def compress_tensor(name: str, tensor: TensorData, recipe: TensorRecipe) -> SharedTensor | TensorData:
+    """Return one tensor pruned and shared as its recipe says. A pure function that pickles.
+
+    Parameters
+    ----------
+    name : str
+        For warnings and errors.
+    tensor : TensorData
+        Any dtype and shape.
+    recipe : TensorRecipe
+        With its thresholds absolute, see `resolve_global_scopes`.
+
+    Returns
+    -------
+    compressed : SharedTensor or TensorData
+        The tensor itself where the recipe asks for nothing, where the dtype is no float of 16 bits or
+        more, where a value is NaN or infinite (with a `DcompressWarning`), and where it holds few
+        distinct values already, unless sharing was asked for explicitly. A tensor that is pruned only
+        is a `TensorData` with zeros.
+
+    Raises
+    ------
+    RecipeError
+        The recipe does not fit the tensor.
+    """
+    if (recipe.prune is None and recipe.share is None) or not _compressible(tensor):
+        return tensor
+    n_bad = count_nonfinite(tensor.words, tensor.dtype)
+    if n_bad:
+        warnings.warn(
+            f"tensor {name!r} holds {n_bad} NaN or infinite values: it is stored losslessly",
+            DcompressWarning,
+            stacklevel=2,
+        )
+        return tensor
+    share_rule = recipe.share
+    if share_rule is not None and not recipe.explicit:
+        most = min(_MAX_VALUES, tensor.words.size // 4)
+        if find_values(tensor.words, most) is not None:
+            share_rule = None
+            if not recipe.explicit_prune:
+                return tensor
+    try:
+        pruned = _prune(tensor, recipe)
+        if share_rule is None:
+            return _with_zeros(tensor, pruned)
+        return share(pruned, tensor.dtype, **dataclasses.asdict(share_rule))
+    except RecipeError as error:
+        raise RecipeError(f"tensor {name!r}: {error}") from error
+
+
+def compress_checkpoint(checkpoint: Checkpoint, recipe: Recipe) -> CompressedTensors:
+    """Return the tensors of a checkpoint, each compressed when it is looked up.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        Its tensors may be lazy; one at a time is in memory.
+    recipe : Recipe
+        The policy.
+
+    Returns
+    -------
+    tensors : CompressedTensors
+        A mapping in the order of the checkpoint; tied names give the same object while it is alive.
+
+    Raises
+    ------
+    RecipeError
+        A pattern matches nothing, settings do not fit, or tied names are given different rules.
+    """
+    plan = _tie(recipe.plan(tensor_specs(checkpoint.tensors)), checkpoint.ties)
+    return CompressedTensors(checkpoint, resolve_global_scopes(plan, checkpoint.tensors.__getitem__))
+
+
+class CompressedTensors(Mapping[str, "SharedTensor | TensorData"]):
+    """The compressed tensors of a checkpoint, made one by one as they are asked for.
+
+    Attributes
+    ----------
+    checkpoint : Checkpoint
+        Where the tensors come from.
+    plan : dict of str to TensorRecipe
+        What is done to each; tied names have no entry of their own.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, plan: dict[str, TensorRecipe]) -> None:
+        self.checkpoint = checkpoint
+        self.plan = plan
+        self._made: WeakValueDictionary[str, SharedTensor | TensorData] = WeakValueDictionary()
+
+    def __getitem__(self, name: str) -> SharedTensor | TensorData:
+        first = self.checkpoint.ties.get(name, name)
+        made = self._made.get(first)
+        if made is None:
+            made = compress_tensor(first, self.checkpoint.tensors[first], self.plan[first])
+            self._made[first] = made
+        return made
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.checkpoint.tensors)
+
+    def __len__(self) -> int:
+        return len(self.checkpoint.tensors)
+
+
+def resolve_global_scopes(
+    plan: Mapping[str, TensorRecipe], loader: Callable[[str], TensorData]
+) -> dict[str, TensorRecipe]:
+    """Return a plan in which every sparsity over a group of tensors has become a threshold.
+
+    Parameters
+    ----------
+    plan : mapping of str to TensorRecipe
+        Of the tensors that are compressed: tied names only once.
+    loader : callable
+        Returns a tensor by name; called twice for each tensor of a group, none is kept.
+
+    Raises
+    ------
+    RecipeError
+        Tensors of one group are given different sparsities.
+    """
+    groups: dict[str, dict[str, PruneRule]] = {}
+    for name, recipe in plan.items():
+        if recipe.prune is not None and recipe.prune.scope != "tensor":
+            groups.setdefault(recipe.prune.scope, {})[name] = recipe.prune
+    resolved = dict(plan)
+    for scope, rules in groups.items():
+        sparsities = {rule.sparsity for rule in rules.values()}
+        sparsity = sparsities.pop()
+        if sparsities or sparsity is None:
+            raise RecipeError(f"tensors of scope {scope!r} are given different sparsities")
+        threshold = global_threshold([_Loader(loader, name, plan[name]) for name in rules], sparsity)
+        for name in rules:
+            resolved[name] = dataclasses.replace(plan[name], prune=PruneRule(threshold=threshold))
+    return resolved
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loader:
+    """Loads the weights that one tensor adds to a group: none if it will not be pruned."""
+
+    load: Callable[[str], TensorData]
+    name: str
+    recipe: TensorRecipe
+
+    def __call__(self) -> FloatArray:
+        tensor = self.load(self.name)
+        if not _compressible(tensor) or count_nonfinite(tensor.words, tensor.dtype):
+            return np.empty(0, np.float32)
+        return widen(tensor.words, tensor.dtype)
+
+
+def _compressible(tensor: TensorData) -> bool:
+    """Return whether a tensor has weights that can be pruned and shared."""
+    return tensor.dtype.name in SHAREABLE and tensor.words.size > 0
+
+
+def _prune(tensor: TensorData, recipe: TensorRecipe) -> PrunedTensor:
+    """Return what stage 1 keeps of a tensor."""
+    weights = widen(tensor.words, tensor.dtype).reshape(tensor.shape)
+    rule = recipe.prune
+    if not recipe.explicit_prune and np.count_nonzero(weights) < (1 - _PRUNED_ALREADY) * weights.size:
+        rule = None  # a preset's sparsity is for dense networks: one pruned in training keeps its mask
+    if rule is None:
+        return prune(weights)
+    if rule.sparsity is not None:
+        return prune(weights, sparsity_mask(weights, rule.sparsity))
+    threshold = rule.threshold
+    if threshold is None:
+        threshold = quality_threshold(weights, rule.quality or 0.0)
+    return prune(weights, threshold_mask(weights, threshold))
+
+
+def _with_zeros(tensor: TensorData, pruned: PrunedTensor) -> TensorData:
+    """Return a tensor with zeros where it is pruned, and the exact words it had elsewhere."""
+    words = np.zeros_like(tensor.words)
+    mask = pruned.mask.reshape(-1)
+    for part in blocks(words.size):
+        np.copyto(words[part], tensor.words[part], where=mask[part])
+    return TensorData(tensor.dtype, tensor.shape, words)
+
+
+def _tie(plan: Mapping[str, TensorRecipe], ties: Mapping[str, str]) -> dict[str, TensorRecipe]:
+    """Return a plan without tied names: what is asked for one holds for the first, and so does lossless."""
+    result = {name: recipe for name, recipe in plan.items() if name not in ties}
+    askers: dict[str, str] = {}
+    for name, recipe in plan.items():
+        first = ties.get(name, name)
+        if recipe.explicit or recipe.explicit_prune:
+            asker = askers.setdefault(first, name)
+            if recipe != plan[asker]:
+                raise RecipeError(f"{asker!r} and {name!r} are one tied tensor, but their rules differ")
+            result[first] = recipe
+        elif first not in askers and recipe.share is None and recipe.prune is None:
+            result[first] = recipe
+    return result

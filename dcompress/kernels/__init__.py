@@ -1,0 +1,48 @@
+"""The loops that touch every weight, twice: in NumPy (``reference``) and in Numba (``jit``).
+
+Both modules have the same functions with the same signatures and give the same bytes. ``select`` picks one
+by the amount of work, so that a small model never waits for a compiler and a large one never for NumPy.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import util
+from types import ModuleType
+
+from dcompress.kernels import reference
+
+__all__ = ["JIT_MIN_WORK", "select"]
+
+# Below this many coded symbols NumPy finishes before Numba has loaded (measured by tools/bench.py).
+JIT_MIN_WORK = 3_000_000
+
+
+def select(work: int) -> ModuleType:
+    """Return the kernel module for ``work`` coded symbols.
+
+    Parameters
+    ----------
+    work : int
+        Symbols to code or decode in the whole call, not per tensor.
+
+    Returns
+    -------
+    module
+        ``reference`` or ``jit``. ``DCOMPRESS_KERNELS=numpy`` or ``=numba`` overrides the choice; without
+        Numba it is always ``reference``. Once Numba kernels are loaded they serve every size.
+    """
+    choice = os.environ.get("DCOMPRESS_KERNELS", "")
+    if choice == "numpy":
+        return reference
+    loaded = sys.modules.get("dcompress.kernels.jit")
+    if loaded is not None:
+        return loaded
+    if choice != "numba" and work < JIT_MIN_WORK:
+        return reference
+    if choice != "numba" and util.find_spec("numba") is None:
+        return reference
+    from dcompress.kernels import jit
+
+    return jit

@@ -1,0 +1,325 @@
+"""Kernels in NumPy: no compiler, no Numba. Inputs are trusted; the coders in ``coding`` checked them.
+
+Streams are decoded by looking at every bit position at once: one vectorised pass finds the length of the
+code that would start there, a short Python walk then hops from code to code. Sizes are in bits or bytes
+as named; ``stream`` is always a flat uint8 array, most significant bit first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "OK",
+    "OVERRUN",
+    "PADDING",
+    "SHORT",
+    "SURPLUS",
+    "RunTable",
+    "SymbolTable",
+    "checksum_and_count",
+    "decode_runs",
+    "decode_split_runs",
+    "decode_symbols",
+    "gather",
+    "join_planes",
+    "label_words",
+    "pack_bits",
+    "partial_checksum",
+    "run_table",
+    "symbol_table",
+    "unpack_fixed",
+    "zero_runs",
+]
+
+U8 = NDArray[np.uint8]
+I64 = NDArray[np.int64]
+Unsigned = NDArray[np.unsignedinteger[Any]]
+
+# What a decoding kernel returns.
+OK = 0
+SHORT = 1  # a lane needs more bits than it has
+SURPLUS = 2  # a lane has whole bytes left over
+PADDING = 3  # the bits that fill the last byte are not zero
+OVERRUN = 4  # a zero run passes the end, or lanes do not meet
+
+_KEY_BLOCK = 1 << 20
+
+
+class SymbolTable(NamedTuple):
+    """Code length and symbol for every window of ``max_length`` bits."""
+
+    lengths: U8
+    symbols: NDArray[np.uint16]
+    max_length: int
+
+
+class RunTable(NamedTuple):
+    """As SymbolTable, for joint symbols: zero run base and label of every symbol."""
+
+    windows: SymbolTable
+    runs: I64
+    labels: NDArray[np.uint16]
+    raw_bits: int
+
+
+def _keys(start: int, n: int) -> NDArray[np.uint32]:
+    """Return the checksum multipliers of words ``start`` .. ``start + n`` (spec 12.1)."""
+    with np.errstate(over="ignore"):
+        x = np.arange(start + 1, start + n + 1, dtype=np.uint64).astype(np.uint32)
+        x *= np.uint32(0x9E3779B1)
+    x ^= x >> np.uint32(15)
+    x >>= np.uint32(1)
+    x |= np.uint32(1)
+    return x
+
+
+def partial_checksum(data: U8, start: int) -> int:
+    """Return the 64-bit checksum sum of bytes whose first 32-bit word has number ``start``."""
+    tail = data.size % 4
+    words = data[: data.size - tail].view("<u4")
+    total = 0
+    for first in range(0, words.size, _KEY_BLOCK):
+        block = words[first : first + _KEY_BLOCK].astype(np.uint64)
+        block *= _keys(start + first, block.size)
+        total += int(block.sum(dtype=np.uint64))
+    if tail:
+        last = int.from_bytes(data[data.size - tail :].tobytes(), "little")
+        total += last * int(_keys(start + words.size, 1)[0])
+    return total & 0xFFFFFFFFFFFFFFFF
+
+
+def checksum_and_count(words: Unsigned, start: int) -> tuple[int, int]:
+    """Return ``partial_checksum`` of words, and how many of them are not zero."""
+    return partial_checksum(words.view(np.uint8), start), int(np.count_nonzero(words))
+
+
+def symbol_table(lengths: U8, symbols: NDArray[np.uint16], max_length: int, width: int) -> SymbolTable:
+    """Return the table that ``decode_symbols`` wants; ``width`` is the bytes of an output symbol."""
+    del width
+    return SymbolTable(lengths, symbols, max_length)
+
+
+def run_table(
+    lengths: U8,
+    symbols: NDArray[np.uint16],
+    max_length: int,
+    runs: I64,
+    labels: NDArray[np.uint16],
+    raw_bits: int,
+) -> RunTable:
+    """Return the table that ``decode_runs`` wants."""
+    return RunTable(SymbolTable(lengths, symbols, max_length), runs, labels, raw_bits)
+
+
+def _windows(lane: U8, n_bits: int) -> NDArray[np.uint16]:
+    """Return the ``n_bits`` (at most 16) bits that start at each bit of ``lane``; zeros beyond its end."""
+    padded = np.zeros(lane.size + 2, np.uint32)
+    padded[: lane.size] = lane
+    words = (padded[:-2] << 16) | (padded[1:-1] << 8) | padded[2:]
+    shifts = np.arange(24 - n_bits, 16 - n_bits, -1, dtype=np.uint32)
+    windows = (words[:, None] >> shifts) & np.uint32((1 << n_bits) - 1)
+    return windows.astype(np.uint16).reshape(-1)
+
+
+def _walk(steps: bytes, count: int) -> tuple[list[int], int]:
+    """Hop ``count`` times from bit 0 by ``steps[bit]``; return the starts and the end, -1 if short."""
+    starts = []
+    bit = 0
+    try:
+        for _ in range(count):
+            starts.append(bit)
+            bit += steps[bit]
+    except IndexError:
+        return starts, -1
+    return starts, bit
+
+
+def _check_end(lane: U8, end: int) -> int:
+    """Return the status of a lane that was read up to bit ``end``."""
+    n_bits = 8 * lane.size
+    if end < 0 or end > n_bits:
+        return SHORT
+    if n_bits - end >= 8:
+        return SURPLUS
+    if end % 8 and int(lane[-1]) & ((1 << (n_bits - end)) - 1):
+        return PADDING
+    return OK
+
+
+def _lanes(stream: U8, lane_ends: I64) -> list[U8]:
+    """Cut a stream into its lanes."""
+    return [stream[first:last] for first, last in zip([0, *lane_ends[:-1]], lane_ends, strict=True)]
+
+
+def decode_symbols(stream: U8, lane_ends: I64, lane_counts: I64, table: SymbolTable, out: Unsigned) -> int:
+    """Decode Huffman symbols, lane after lane, into ``out``; return a status."""
+    filled = 0
+    for lane, count in zip(_lanes(stream, lane_ends), lane_counts.tolist(), strict=True):
+        windows = _windows(lane, table.max_length)
+        starts, end = _walk(table.lengths[windows].tobytes(), count)
+        status = _check_end(lane, end)
+        if status != OK:
+            return status
+        out[filled : filled + count] = table.symbols[windows[starts]]
+        filled += count
+    return OK
+
+
+def decode_runs(
+    stream: U8,
+    lane_ends: I64,
+    lane_counts: I64,
+    lane_starts: I64,
+    table: RunTable,
+    lookup: Unsigned,
+    out: Unsigned,
+) -> int:
+    """Decode joint (zero run, label) symbols into words; return a status. ``out`` is overwritten."""
+    out[:] = 0
+    code, runs, labels, raw_bits = table
+    position = 0
+    for lane, count, start in zip(
+        _lanes(stream, lane_ends), lane_counts.tolist(), lane_starts.tolist(), strict=True
+    ):
+        if start != position:
+            return OVERRUN
+        windows = _windows(lane, code.max_length)
+        lengths = code.lengths[windows]
+        starts, end = _walk((lengths + np.uint8(raw_bits)).tobytes(), count)
+        status = _check_end(lane, end)
+        if status != OK:
+            return status
+        at = np.array(starts, np.int64)
+        symbols = code.symbols[windows[at]]
+        advance = runs[symbols] + _raw(lane, at + lengths[at], raw_bits)
+        position = _scatter(position, advance, labels[symbols], lookup, out)
+        if position < 0:
+            return OVERRUN
+    return OK
+
+
+def decode_split_runs(
+    stream: U8,
+    lane_ends: I64,
+    lane_counts: I64,
+    lane_starts: I64,
+    run_codes: SymbolTable,
+    label_codes: SymbolTable,
+    raw_bits: int,
+    lookup: Unsigned,
+    out: Unsigned,
+) -> int:
+    """Decode pairs of a zero-run code and a label code into words; return a status."""
+    out[:] = 0
+    position = 0
+    for lane, count, start in zip(
+        _lanes(stream, lane_ends), lane_counts.tolist(), lane_starts.tolist(), strict=True
+    ):
+        if start != position:
+            return OVERRUN
+        run_windows = _windows(lane, run_codes.max_length)
+        label_windows = _windows(lane, label_codes.max_length)
+        run_lengths = run_codes.lengths[run_windows]
+        label_lengths = label_codes.lengths[label_windows]
+        # Where the label code of a pair starts, for a pair at every bit; past the end it does not matter.
+        label_at = np.arange(run_lengths.size) + run_lengths + raw_bits
+        inside = np.minimum(label_at, run_lengths.size - 1)
+        steps = run_lengths + np.uint8(raw_bits) + (label_lengths[inside] if inside.size else 0)
+        starts, end = _walk(steps.astype(np.uint8).tobytes(), count)
+        status = _check_end(lane, end)
+        if status != OK:
+            return status
+        at = np.array(starts, np.int64)
+        runs = run_codes.symbols[run_windows[at]].astype(np.int64) << raw_bits
+        runs += _raw(lane, at + run_lengths[at], raw_bits)
+        # A label of zero bits may sit at the very end of the lane.
+        labels = label_codes.symbols[label_windows[inside[at]]]
+        position = _scatter(position, runs, labels, lookup, out)
+        if position < 0:
+            return OVERRUN
+    return OK
+
+
+def _raw(lane: U8, bits: I64, raw_bits: int) -> I64:
+    """Return the ``raw_bits`` (at most 16) bits that start at each of ``bits``."""
+    if raw_bits == 0:
+        return np.zeros(bits.size, np.int64)
+    padded = np.zeros(lane.size + 3, np.int64)
+    padded[: lane.size] = lane
+    byte = bits >> 3
+    words: I64 = (padded[byte] << 16) | (padded[byte + 1] << 8) | padded[byte + 2]
+    words >>= 24 - raw_bits - (bits & 7)
+    words &= (1 << raw_bits) - 1
+    return words
+
+
+def _scatter(position: int, runs: I64, labels: NDArray[np.uint16], lookup: Unsigned, out: Unsigned) -> int:
+    """Write one lane's words; return the position after the last, -1 if it passes the end of ``out``."""
+    if not runs.size:
+        return position
+    positions = np.cumsum(runs + 1) + (position - 1)
+    last = int(positions[-1])
+    if last >= out.size:
+        return -1
+    out[positions] = lookup[labels]
+    return last + 1
+
+
+def unpack_fixed(stream: U8, n_bits: int, out: Unsigned) -> None:
+    """Unpack ``out.size`` fixed-width values of 1..16 bits; the stream has exactly their bytes."""
+    bits = np.unpackbits(stream, count=out.size * n_bits).reshape(out.size, n_bits)
+    values = np.zeros(out.size, np.uint16)
+    for column in range(n_bits):
+        values = (values << np.uint16(1)) | bits[:, column]
+    out[:] = values
+
+
+def gather(lookup: Unsigned, labels: Unsigned, out: Unsigned) -> None:
+    """Write ``lookup[labels]`` to ``out``."""
+    np.take(lookup, labels, out=out, mode="clip")
+
+
+def join_planes(planes: Sequence[U8], rotate: bool, out: Unsigned) -> None:
+    """Put byte planes, least significant first, together into words; ``rotate`` turns right by one bit."""
+    kind = out.dtype.type
+    words = planes[0].astype(out.dtype)
+    for number in range(1, len(planes)):
+        words |= planes[number].astype(out.dtype) << kind(8 * number)
+    if rotate:
+        words = (words >> kind(1)) | (words << kind(8 * len(planes) - 1))
+    out[:] = words
+
+
+def pack_bits(values: NDArray[np.uint64], widths: U8) -> U8:
+    """Pack the low ``widths[i]`` (0..56) bits of each value, most significant bit first, into bytes."""
+    ends = np.cumsum(widths, dtype=np.int64)
+    n_bits = int(ends[-1]) if ends.size else 0
+    bits = np.zeros(n_bits, np.uint8)
+    for down in range(int(widths.max(initial=0))):
+        longer = widths > down
+        bits[ends[longer] - 1 - down] = (values[longer] >> np.uint64(down)) & np.uint64(1)
+    return np.packbits(bits)
+
+
+def label_words(
+    words: Unsigned, values: Unsigned, places: NDArray[np.uint16], labels: NDArray[np.uint16]
+) -> bool:
+    """Write to ``labels`` the ``places`` of each word among ascending ``values``; False if one is missing."""
+    for first in range(0, words.size, _KEY_BLOCK):
+        block = words[first : first + _KEY_BLOCK]
+        found = np.minimum(np.searchsorted(values, block), values.size - 1)
+        if not np.array_equal(values[found], block):
+            return False
+        labels[first : first + _KEY_BLOCK] = places[found]
+    return True
+
+
+def zero_runs(labels: NDArray[np.uint16]) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
+    """Return how many zero labels come before each other one, and those others."""
+    positions = np.flatnonzero(labels)
+    return (np.diff(positions, prepend=-1) - 1).astype(np.int32), labels[positions]

@@ -1,0 +1,173 @@
+"""The NumPy face: ``.dcz`` files without torch. The four verbs are those of safetensors.
+
+Dtypes that NumPy lacks (bfloat16, the float8 family, float4, complex32) come as unsigned integers of the same
+size that hold the bits; ``safe_open(...).dtype(name)`` tells what they are.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcompress.constants import DTYPE_BY_NAME
+from dcompress.decode import open_frame
+from dcompress.errors import UnsupportedTensorError
+from dcompress.handle import OpenFile
+from dcompress.limits import DecodeLimits
+from dcompress.stages import Checkpoint, TensorData, word_dtype
+from dcompress.threads import usable_threads
+
+__all__ = ["array_from_data", "data_from_array", "load", "load_file", "safe_open", "save", "save_file"]
+
+_LACKING = {
+    "bfloat16",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+    "float4_e2m1fn_x2",
+    "complex32",
+}
+
+
+def array_from_data(data: TensorData) -> NDArray[Any]:
+    """Return exact tensor data as an array, without a copy; bits where NumPy lacks the dtype."""
+    if data.dtype.name not in _LACKING:
+        return data.words.view(np.dtype(data.dtype.name)).reshape(data.shape)
+    shape = data.shape if data.dtype.words_per_element == 1 else (*data.shape, 2)
+    return data.words.reshape(shape)
+
+
+def data_from_array(name: str, array: NDArray[Any]) -> TensorData:
+    """Return an array as exact tensor data in C order.
+
+    Raises
+    ------
+    UnsupportedTensorError
+        The dtype has no counterpart in torch (strings, objects, long double, ...).
+    """
+    array = np.asarray(array)
+    dtype = DTYPE_BY_NAME.get(array.dtype.name)
+    if dtype is None:
+        raise UnsupportedTensorError(f"tensor {name!r}: a .dcz file cannot hold dtype {array.dtype}")
+    flat = np.ascontiguousarray(array.reshape(-1)).astype(array.dtype.newbyteorder("<"), copy=False)
+    return TensorData(dtype, array.shape, flat.view(word_dtype(dtype.word_bytes)))
+
+
+class safe_open(OpenFile[NDArray[Any]]):  # noqa: N801 (safetensors' own name)
+    """A ``.dcz`` file opened for reading single tensors as NumPy arrays."""
+
+    def _convert(self, data: TensorData) -> NDArray[Any]:
+        return array_from_data(data)
+
+
+def load_file(
+    path: str | os.PathLike[str], *, limits: DecodeLimits | None = None, threads: int | None = None
+) -> dict[str, NDArray[Any]]:
+    """Return all tensors of a ``.dcz`` file, in order.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    limits : DecodeLimits, optional
+        Checked before anything is allocated.
+    threads : int, optional
+        Threads that decode; all there are by default.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    DecodeError
+        It is no ``.dcz`` file, damaged, or exceeds a limit.
+    """
+    return _load(path, limits, threads)
+
+
+def load(
+    data: bytes, *, limits: DecodeLimits | None = None, threads: int | None = None
+) -> dict[str, NDArray[Any]]:
+    """Return all tensors of a frame in memory; see `load_file`."""
+    return _load(data, limits, threads)
+
+
+def save_file(
+    tensors: Mapping[str, NDArray[Any]],
+    path: str | os.PathLike[str],
+    *,
+    recipe: Any = None,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = True,
+    threads: int | None = None,
+) -> None:
+    """Compress arrays by a recipe and write them to a ``.dcz`` file, atomically.
+
+    Parameters
+    ----------
+    tensors : mapping of str to ndarray
+        The model.
+    path : path-like
+        Where to write.
+    recipe : Recipe, str or None
+        A recipe, the name of a preset, or None for ``balanced``.
+    metadata : mapping of str to str, optional
+        Free string metadata.
+    overwrite : bool
+        Whether an existing file may be replaced.
+    threads : int, optional
+        Threads that encode; all there are by default. The file does not depend on it.
+
+    Raises
+    ------
+    EncodeError
+        The recipe does not fit, or a tensor cannot be stored.
+    OSError
+        The file cannot be written; an old file is kept.
+    """
+    from dcompress.save import save_checkpoint
+
+    save_checkpoint(_checkpoint(tensors, metadata), path, recipe, overwrite=overwrite, threads=threads)
+
+
+def save(
+    tensors: Mapping[str, NDArray[Any]],
+    *,
+    recipe: Any = None,
+    metadata: Mapping[str, str] | None = None,
+    threads: int | None = None,
+) -> bytes:
+    """Return the frame that `save_file` would write."""
+    from dcompress.save import checkpoint_to_bytes
+
+    return checkpoint_to_bytes(_checkpoint(tensors, metadata), recipe, threads=threads)
+
+
+def _load(
+    source: str | os.PathLike[str] | bytes | io.BufferedIOBase,
+    limits: DecodeLimits | None,
+    threads: int | None,
+) -> dict[str, NDArray[Any]]:
+    with open_frame(source, limits=limits, threads=usable_threads(threads)) as reader:
+        tensors = reader.read_all()
+    arrays = {id(data): array_from_data(data) for data in tensors.values()}
+    return {name: arrays[id(data)] for name, data in tensors.items()}
+
+
+def _checkpoint(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None) -> Checkpoint:
+    """Return a checkpoint of arrays; names of the very same memory are tied."""
+    firsts: dict[Any, str] = {}
+    ties = {}
+    for name, array in tensors.items():
+        if array.size:
+            place = (array.__array_interface__["data"][0], array.shape, array.strides, array.dtype)
+            if firsts.setdefault(place, name) != name:
+                ties[name] = firsts[place]
+    data = {name: data_from_array(name, array) for name, array in tensors.items()}
+    return Checkpoint(data, ties, dict(metadata or {}))

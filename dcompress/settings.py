@@ -1,0 +1,133 @@
+"""The settings of a recipe's rules: names, ranges, spelling on a command line. Standard library only."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dcompress.errors import RecipeError
+
+__all__ = [
+    "MAX_BITS",
+    "MAX_CENTROIDS",
+    "PRUNE_KEYS",
+    "SHARE_KEYS",
+    "SIZE_KEYS",
+    "check_settings",
+    "near",
+    "parse_set",
+    "share_kind",
+]
+
+MAX_CENTROIDS = 4095  # one label of the format's 4,096 is kept for the zero
+MAX_BITS = 12
+
+PRUNE_KEYS: tuple[str, ...] = ("sparsity", "threshold", "quality")
+SIZE_KEYS: tuple[str, ...] = ("bits", "centroids")
+_SHARE_KINDS = {
+    "bits": "sized",
+    "centroids": "sized",
+    "codebook": "given",
+    "integer_bits": "fixed_point",
+    "fraction_bits": "fixed_point",
+}
+SHARE_KEYS = ("method", *_SHARE_KINDS)  # these ask for sharing
+_CHOICES = {
+    "method": ("kmeans", "uniform", "fixed_point", "given"),
+    "init": ("linear", "density", "random", "k-means++"),
+    "codebook_dtype": ("float16",),
+}
+_INTEGERS = {  # setting -> smallest and largest value
+    "bits": (1, MAX_BITS),
+    "centroids": (1, MAX_CENTROIDS),
+    "integer_bits": (-64, 64),
+    "fraction_bits": (-64, 64),
+    "groups": (1, 1 << 20),
+    "seed": (0, (1 << 32) - 1),
+}
+_NUMBERS = {"sparsity": 1.0, "threshold": math.inf, "quality": math.inf}  # setting -> largest value
+_SETTINGS = (*_NUMBERS, "scope", *_INTEGERS, *_CHOICES, "codebook", "lossless")
+
+
+def share_kind(settings: Mapping[str, Any]) -> str:
+    """Return which kind of codebook settings ask for: "sized", "given", "fixed_point", or "" for none."""
+    for key, kind in _SHARE_KINDS.items():
+        if key in settings:
+            return kind
+    method = settings.get("method", "")
+    return "sized" if method in ("kmeans", "uniform") else str(method)
+
+
+def check_settings(settings: Mapping[str, Any], where: str) -> None:
+    """Raise unless every setting is known, of the right type and in range, and none excludes another."""
+    prefix = f"{where}: " if where else ""
+    for key, value in settings.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if key in _NUMBERS:
+            wanted = "a fraction from 0 to 1" if key == "sparsity" else "a number, at least 0"
+            good = number and 0 <= value <= _NUMBERS[key] and math.isfinite(value)
+        elif key in _INTEGERS:
+            low, high = _INTEGERS[key]
+            wanted = f"a whole number from {low} to {high}"
+            good = number and isinstance(value, int) and low <= value <= high
+        elif key in _CHOICES:
+            wanted, good = "one of " + ", ".join(_CHOICES[key]), value in _CHOICES[key]
+        elif key == "scope":
+            wanted, good = "'tensor', 'global' or the name of a group", isinstance(value, str) and value != ""
+        elif key == "codebook":
+            wanted = f"a list of 1 to {MAX_CENTROIDS} finite numbers"
+            good = isinstance(value, (list, tuple)) and 1 <= len(value) <= MAX_CENTROIDS
+            good = good and all(type(item) in (int, float) and math.isfinite(item) for item in value)
+        elif key == "lossless":
+            wanted, good = "true or false", isinstance(value, bool)
+        else:
+            raise RecipeError(f"{prefix}unknown setting {key!r}{near(key, _SETTINGS)}")
+        if not good:
+            raise RecipeError(f"{prefix}{key} must be {wanted}, not {value!r}")
+    for family in (PRUNE_KEYS, SIZE_KEYS):
+        both = [key for key in family if key in settings]
+        if len(both) > 1:
+            raise RecipeError(f"{prefix}give only one of {', '.join(both)}")
+    share = [key for key in SHARE_KEYS if key in settings]
+    if len({share_kind({key: settings[key]}) for key in share}) > 1:
+        raise RecipeError(f"{prefix}{', '.join(share)} do not go together")
+    if settings.get("lossless") and len(settings) > 1:
+        raise RecipeError(f"{prefix}lossless excludes every other setting")
+
+
+def parse_set(text: str) -> tuple[str, dict[str, Any], str]:
+    """Return pattern, settings and origin of a ``PATTERN:key=value,...`` option."""
+    pattern, colon, assignments = text.rpartition(":")
+    origin = f"--set {text!r}"
+    if not colon or not pattern or not assignments:
+        raise RecipeError(f"{origin}: write it as PATTERN:setting=value,setting=value")
+    settings: dict[str, Any] = {}
+    for assignment in assignments.split(","):
+        key, equals, value = (part.strip() for part in assignment.partition("="))
+        if not equals and key != "lossless":
+            raise RecipeError(f"{origin}: {key!r} has no value; write {key}=value")
+        if key in settings:
+            raise RecipeError(f"{origin}: {key} is given twice")
+        settings[key] = _parse_value(key, value if equals else "true")
+    check_settings(settings, origin)
+    return pattern, settings, origin
+
+
+def _parse_value(key: str, text: str) -> Any:
+    """Return the value of a setting from its text; what does not parse is left for the check to name."""
+    if key == "codebook":
+        return [_parse_value("threshold", part) for part in text.split("/")]
+    if key == "lossless":
+        return {"true": True, "false": False}.get(text.lower(), text)
+    try:
+        return int(text) if key in _INTEGERS else float(text) if key in _NUMBERS else text
+    except ValueError:
+        return text
+
+
+def near(word: str, names: Iterable[str], n: int = 1) -> str:
+    """Return a hint with the ``n`` names most like a word, or nothing."""
+    found = difflib.get_close_matches(word.strip("*?"), list(names), n=n, cutoff=0.55)
+    return f"; did you mean {', '.join(repr(name) for name in found)}?" if found else ""

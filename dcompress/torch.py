@@ -1,0 +1,178 @@
+"""The torch face: state dicts in and out. The four verbs are those of safetensors."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from dcompress.checkpoint import checkpoint_from_state_dict, data_to_tensor, state_dict_from_checkpoint
+from dcompress.compress import compress_checkpoint
+from dcompress.decode import open_frame
+from dcompress.handle import OpenFile
+from dcompress.inspection import read_torch_extra
+from dcompress.limits import DecodeLimits
+from dcompress.recipe import Recipe
+from dcompress.save import as_recipe, checkpoint_to_bytes, save_checkpoint
+from dcompress.stages import Checkpoint, SharedTensor, TensorData
+from dcompress.threads import usable_threads
+
+__all__ = ["compress", "load", "load_file", "load_model", "safe_open", "save", "save_file"]
+
+StateDict = dict[str, Any]
+
+
+class safe_open(OpenFile[torch.Tensor]):  # noqa: N801 (safetensors' own name)
+    """A ``.dcz`` file opened for reading single tensors as torch tensors."""
+
+    def _convert(self, data: TensorData) -> torch.Tensor:
+        return data_to_tensor(data)
+
+
+def save_file(
+    state_dict: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    *,
+    recipe: Recipe | str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = True,
+    threads: int | None = None,
+) -> None:
+    """Compress a state dict by a recipe and write it to a ``.dcz`` file, atomically.
+
+    Parameters
+    ----------
+    state_dict : mapping of str to Tensor
+        The model; tied tensors are stored once. `load_file` gives back what `compress` returns for it.
+    path : path-like
+        Where to write.
+    recipe : Recipe, str or None
+        A recipe, the name of a preset, the path of a TOML file, or None for ``balanced``.
+    metadata : mapping of str to str, optional
+        Free string metadata.
+    overwrite : bool
+        Whether an existing file may be replaced.
+    threads : int, optional
+        Threads that encode; all there are by default. The file does not depend on it.
+
+    Raises
+    ------
+    EncodeError
+        The recipe does not fit, or a tensor cannot be stored.
+    OSError
+        The file cannot be written; an old file is kept.
+    """
+    save_checkpoint(
+        checkpoint_from_state_dict(state_dict, dict(metadata or {})),
+        path,
+        recipe,
+        overwrite=overwrite,
+        threads=threads,
+    )
+
+
+def save(
+    state_dict: Mapping[str, Any],
+    *,
+    recipe: Recipe | str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    threads: int | None = None,
+) -> bytes:
+    """Return the frame that `save_file` would write."""
+    checkpoint = checkpoint_from_state_dict(state_dict, dict(metadata or {}))
+    return checkpoint_to_bytes(checkpoint, recipe, threads=threads)
+
+
+def load_file(
+    path: str | os.PathLike[str], *, limits: DecodeLimits | None = None, threads: int | None = None
+) -> StateDict:
+    """Return the state dict of a ``.dcz`` file: order, ties and module versions as they were saved.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    limits : DecodeLimits, optional
+        Checked before anything is allocated.
+    threads : int, optional
+        Threads that decode; all there are by default.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    DecodeError
+        It is no ``.dcz`` file, damaged, or exceeds a limit.
+    """
+    return _load(path, limits, threads)
+
+
+def load(data: bytes, *, limits: DecodeLimits | None = None, threads: int | None = None) -> StateDict:
+    """Return the state dict of a frame in memory; see `load_file`."""
+    return _load(data, limits, threads)
+
+
+def load_model(
+    model: torch.nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    strict: bool = True,
+    limits: DecodeLimits | None = None,
+    threads: int | None = None,
+) -> tuple[list[str], list[str]]:
+    """Load a ``.dcz`` file into a module.
+
+    Parameters
+    ----------
+    model : Module
+        Its parameters and buffers are overwritten.
+    path : path-like
+        The file.
+    strict : bool
+        Whether names must match exactly.
+    limits, threads
+        As for `load_file`.
+
+    Returns
+    -------
+    missing, unexpected : list of str
+        Names that the file lacks, and names that the module lacks.
+
+    Raises
+    ------
+    RuntimeError
+        Names or shapes do not match (torch's own message).
+    """
+    result = model.load_state_dict(load_file(path, limits=limits, threads=threads), strict=strict)
+    return list(result.missing_keys), list(result.unexpected_keys)
+
+
+def compress(state_dict: Mapping[str, Any], recipe: Recipe | str | None = None) -> StateDict:
+    """Return a state dict pruned and shared by a recipe: stages 1 and 2, nothing is coded.
+
+    This is, bit for bit, what `load_file` returns after `save_file` with the same recipe.
+    """
+    checkpoint = checkpoint_from_state_dict(state_dict)
+    compressed = compress_checkpoint(checkpoint, as_recipe(recipe))
+    tensors = {}
+    for name, tensor in compressed.items():
+        if name not in checkpoint.ties:
+            tensors[name] = tensor.gather() if isinstance(tensor, SharedTensor) else tensor
+    tensors = {name: tensors[checkpoint.ties.get(name, name)] for name in compressed}
+    return state_dict_from_checkpoint(Checkpoint(tensors, checkpoint.ties, {}, checkpoint.torch_extra))
+
+
+def _load(
+    source: str | os.PathLike[str] | bytes | io.BufferedIOBase,
+    limits: DecodeLimits | None,
+    threads: int | None,
+) -> StateDict:
+    with open_frame(source, limits=limits, threads=usable_threads(threads)) as reader:
+        tensors = reader.read_all()
+        records = reader.directory.tensors
+        ties = {name: record.alias_of for name, record in records.items() if record.alias_of is not None}
+        extra = read_torch_extra(reader)
+    return state_dict_from_checkpoint(Checkpoint(tensors, ties, {}, extra))
