@@ -42,6 +42,6 @@ def checksum(data: bytes | memoryview, work: int | None = None) -> int:
     Examples
     --------
     >>> hex(checksum(b"dcompress"))
-    '0x85d6e5a7'
+    '0x3b227ad7'
     """
     return fold(partial_sum(data, 0, work))

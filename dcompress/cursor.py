@@ -77,18 +77,26 @@ class Cursor:
         CorruptError
             More bytes than needed, or more than 64 bits (NUM-01); more than ``limit`` (NUM-02).
         """
-        start = self.offset
-        value = 0
-        for shift in range(0, 70, 7):
-            byte = self.u8()
+        # Written out, not built on u8: a chunk's head is a dozen varints, and there are many chunks.
+        data, at = self._data, self._at
+        value = shift = 0
+        while True:
+            if at == len(data):
+                raise TruncatedError("the bytes end within a number", rule="FRM-01", offset=self._base + at)
+            byte = data[at]
+            at += 1
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
-                if (byte == 0 and shift) or value > _MAX_VARINT:
-                    raise CorruptError("varint not in its shortest form", rule="NUM-01", offset=start)
-                if value > limit:
-                    raise CorruptError(f"number {value} exceeds {limit}", rule="NUM-02", offset=start)
-                return value
-        raise CorruptError("varint longer than ten bytes", rule="NUM-01", offset=start)
+                break
+            shift += 7
+            if shift > 63:
+                raise CorruptError("varint longer than ten bytes", rule="NUM-01", offset=self.offset)
+        if (byte == 0 and shift) or value > _MAX_VARINT:
+            raise CorruptError("varint not in its shortest form", rule="NUM-01", offset=self.offset)
+        if value > limit:
+            raise CorruptError(f"number {value} exceeds {limit}", rule="NUM-02", offset=self.offset)
+        self._at = at
+        return value
 
     def finish(self, rule: str) -> None:
         """Check that everything was read.

@@ -18,7 +18,7 @@ from dcompress.coding import CODERS, Coder, SharedCoder, TensorLayout
 from dcompress.coding.range_coder import SideReader
 from dcompress.constants import CODER_RAW, PREAMBLE_BYTES, RUN_CODERS, SHARED_CODERS
 from dcompress.container.reader import read_directory, read_preamble
-from dcompress.container.records import ChunkRecord, Directory, TensorRecord
+from dcompress.container.records import ChunkRecord, Directory, SectionRecord, TensorRecord
 from dcompress.cursor import Cursor
 from dcompress.errors import ChecksumError, CorruptError, DecodeError, LimitError, TruncatedError
 from dcompress.kernels import select
@@ -65,7 +65,7 @@ class _FileSource:
 
     def read(self, offset: int, n_bytes: int) -> memoryview:
         n_bytes = max(0, min(n_bytes, self.size() - offset))
-        buffer = memoryview(bytearray(n_bytes))
+        buffer = np.empty(n_bytes, np.uint8).data
         done = 0
         while done < n_bytes:
             part = os.preadv(self._file.fileno(), [buffer[done:]], offset + done)
@@ -149,8 +149,15 @@ class FrameReader:
         record = self.directory.tensors[name]
         return record if record.alias_of is None else self.directory.tensors[record.alias_of]
 
-    def read_tensor(self, name: str) -> TensorData:
+    def read_tensor(self, name: str, out: Words | None = None) -> TensorData:
         """Return one tensor; nothing else of the file is read.
+
+        Parameters
+        ----------
+        name : str
+            Name of the tensor.
+        out : ndarray of shape (n_words,), unsigned words, optional
+            Where to decode to; new memory by default. After an error its content is undefined.
 
         Raises
         ------
@@ -162,7 +169,7 @@ class FrameReader:
         record = self._record(name)
         self.check_output([record])
         with self._executor() as executor:
-            return self._decode(record, executor, self._work([record]))
+            return self._decode(record, executor, self._work([record]), out)
 
     def read_all(self, progress: Progress | None = None) -> Mapping[str, TensorData]:
         """Return every tensor, in order; aliases are the same object as the tensor they share.
@@ -191,21 +198,24 @@ class FrameReader:
         record = self._record(name)
         if not record.shape:
             raise IndexError("a 0-d tensor has no rows")
+        if not 0 <= start <= stop <= record.shape[0]:
+            raise IndexError(f"rows {start} to {stop} of {record.shape[0]}")
+        self.check_output([record])
         row_words = record.n_words // record.shape[0] if record.shape[0] else 0
         first, last = start * row_words, stop * row_words
         shape = (stop - start, *record.shape[1:])
         out: Words = np.empty(last - first, word_dtype(record.dtype.word_bytes))
         if out.size:
-            self.check_output([record])
-            coder, chunks = self._open(record)
+            coder, first_chunk = self._open(record)
             work = self._work([record])
-            for number, chunk in enumerate(chunks):
+            for number in range(len(record.chunks)):
                 begin, end = record.chunk_words(number)
                 if end <= first or begin >= last:
                     continue
                 words: Words = np.empty(end - begin, out.dtype)
                 with _located(record, record.chunks[number]):
-                    coder.decode_chunk(self._verified(record, number, chunk, coder), begin, words, work)
+                    chunk = self._stored(record, number) if number else first_chunk
+                    coder.decode_chunk(chunk, begin, words, work)
                 out[max(begin - first, 0) : end - first] = words[max(first - begin, 0) : last - begin]
         return TensorData(record.dtype, shape, out)
 
@@ -218,15 +228,15 @@ class FrameReader:
         if record.coder not in SHARED_CODERS or not record.chunks:
             return None
         self.check_output([record])
-        coder, chunks = self._open(record)
+        coder, first_chunk = self._open(record)
         assert isinstance(coder, SharedCoder)
         kernel = select(self._work([record]))
         labels = np.empty(record.n_words, np.uint16)
-        for number, chunk in enumerate(chunks):
+        for number in range(len(record.chunks)):
             begin, end = record.chunk_words(number)
             with _located(record, record.chunks[number]):
-                body = self._verified(record, number, chunk, coder)
-                labels[begin:end] = coder.decode_labels(body, end - begin, kernel)
+                chunk = self._stored(record, number) if number else first_chunk
+                labels[begin:end] = coder.decode_labels(chunk, end - begin, kernel)
         codebook = coder.codebook
         return SharedTensor(record.dtype, record.shape, codebook.rows, labels, codebook.has_zero)
 
@@ -241,27 +251,27 @@ class FrameReader:
             It does not match its checksum (SEC-01).
         """
         for section in self.directory.sections:
-            if section.kind != kind:
-                continue
-            if section.n_bytes > self._limits.max_section_bytes:
-                raise LimitError(
-                    f"section of {section.n_bytes} bytes exceeds max_section_bytes="
-                    f"{self._limits.max_section_bytes}",
-                    rule="LIM-06",
-                    offset=section.offset,
-                )
-            data = self._source.read(section.offset, section.n_bytes)
-            if len(data) != section.n_bytes or checksum(data) != section.checksum:
-                raise ChecksumError(
-                    "section does not match its checksum", rule="SEC-01", offset=section.offset
-                )
-            return bytes(data)
+            if section.kind == kind:
+                return self._section_bytes(section)
         return None
 
     def verify_sections(self) -> None:
         """Check every ancillary section, known or not, against its checksum."""
         for section in self.directory.sections:
-            self.read_section(section.kind)
+            self._section_bytes(section)
+
+    def _section_bytes(self, section: SectionRecord) -> bytes:
+        if section.n_bytes > self._limits.max_section_bytes:
+            raise LimitError(
+                f"section of {section.n_bytes} bytes exceeds max_section_bytes="
+                f"{self._limits.max_section_bytes}",
+                rule="LIM-06",
+                offset=section.offset,
+            )
+        data = self._source.read(section.offset, section.n_bytes)
+        if len(data) != section.n_bytes or checksum(data) != section.checksum:
+            raise ChecksumError("section does not match its checksum", rule="SEC-01", offset=section.offset)
+        return bytes(data)
 
     @contextmanager
     def _executor(self) -> Iterator[Executor | None]:
@@ -280,70 +290,61 @@ class FrameReader:
             if record.coder != CODER_RAW
         )
 
-    def _open(self, record: TensorRecord) -> tuple[Coder, list[memoryview]]:
-        """Read the chunks of a tensor and the tables at the head of the first."""
-        start = record.chunks[0].offset
-        data = self._source.read(start, record.stored_bytes)
-        if len(data) != record.stored_bytes:
-            raise TruncatedError(
-                "the file shrank while it was read", rule="FRM-01", offset=start, tensor=record.name
-            )
-        chunks = [data[c.offset - start : c.offset - start + c.n_bytes] for c in record.chunks]
+    def _open(self, record: TensorRecord) -> tuple[Coder, memoryview]:
+        """Read the first chunk of a tensor; return its coder, with the tables, and what follows them."""
         kind = CODERS[record.coder]
         layout = TensorLayout(record.dtype, record.n_words, record.n_labels)
-        if record.coder == CODER_RAW:
-            return kind.read_tables(SideReader(b""), layout), chunks
         with _located(record, record.chunks[0]):
-            self._check(record.chunks[0], chunks[0], self._work([record]))
-            cursor = Cursor(chunks[0])
-            reader = SideReader(bytes(cursor.take(cursor.varint(cursor.remaining))))
+            cursor = Cursor(self._stored(record, 0))
+            tables = b""
+            if record.coder != CODER_RAW:
+                tables = bytes(cursor.take(cursor.varint(cursor.remaining)))
+            reader = SideReader(tables)
             coder = kind.read_tables(reader, layout)
             reader.finish()
-            chunks[0] = cursor.take(cursor.remaining)
-        return coder, chunks
+        return coder, cursor.take(cursor.remaining)
 
-    def _verified(self, record: TensorRecord, number: int, chunk: memoryview, coder: Coder) -> memoryview:
-        """Check a chunk against its checksum; the first was checked when its tables were read."""
-        if number > 0 or coder.number == CODER_RAW:
-            self._check(record.chunks[number], chunk, self._work([record]))
+    def _stored(self, record: TensorRecord, number: int) -> memoryview:
+        """Read one chunk and check it against its checksum."""
+        stored = record.chunks[number]
+        chunk = self._source.read(stored.offset, stored.n_bytes)
+        if len(chunk) != stored.n_bytes:
+            raise TruncatedError("the file shrank while it was read", rule="FRM-01")
+        if checksum(chunk, self._work([record])) != stored.checksum:
+            raise ChecksumError("chunk does not match its checksum", rule="CHK-01")
         return chunk
 
-    @staticmethod
-    def _check(stored: ChunkRecord, chunk: memoryview, work: int) -> None:
-        if checksum(chunk, work) != stored.checksum:
-            raise ChecksumError("chunk does not match its checksum", rule="CHK-01")
-
-    def _decode(self, record: TensorRecord, executor: Executor | None, work: int) -> TensorData:
-        """Decode a tensor and check it against its digest."""
-        out = np.empty(record.n_words, word_dtype(record.dtype.word_bytes))
+    def _decode(
+        self, record: TensorRecord, executor: Executor | None, work: int, target: Words | None = None
+    ) -> TensorData:
+        """Decode a tensor, into ``target`` if given, and check it against its digest."""
+        if target is None:
+            target = np.empty(record.n_words, word_dtype(record.dtype.word_bytes))
+        out = target
         if not record.chunks:
             return TensorData(record.dtype, record.shape, out)
-        coder, chunks = self._open(record)
-        counted = record.coder in RUN_CODERS
-        kernel = select(work)
+        coder, first_chunk = self._open(record)
 
         def decode_one(number: int) -> tuple[int, int]:
             begin, end = record.chunk_words(number)
             words = out[begin:end]
             with _located(record, record.chunks[number]):
-                coder.decode_chunk(self._verified(record, number, chunks[number], coder), begin, words, work)
-            if record.coder == CODER_RAW:
-                return 0, 0
-            first_byte = begin * record.dtype.word_bytes
-            if counted:
-                total, n_kept = kernel.checksum_and_count(words, first_byte // 4)
-                return int(total), int(n_kept)
-            return partial_sum(words, first_byte, work), 0
+                chunk = self._stored(record, number) if number else first_chunk
+                tally = coder.decode_chunk(chunk, begin, words, work)
+            if tally is not None or record.coder == CODER_RAW:
+                return tally or (0, 0)
+            n_kept = int(np.count_nonzero(words)) if record.coder in RUN_CODERS else 0
+            return partial_sum(words, begin * record.dtype.word_bytes, work), n_kept
 
-        numbers = range(len(chunks))
-        if executor is None or len(chunks) == 1:
-            results = [decode_one(number) for number in numbers]
+        numbers = range(len(record.chunks))
+        if executor is None or len(numbers) == 1:
+            tallies = [decode_one(number) for number in numbers]
         else:
-            results = list(executor.map(decode_one, numbers))
-        if record.coder != CODER_RAW and fold(sum(total for total, _ in results)) != record.digest:
+            tallies = list(executor.map(decode_one, numbers))
+        if record.coder != CODER_RAW and fold(sum(total for total, _ in tallies)) != record.digest:
             raise ChecksumError("decoded values do not match their digest", rule="DIG-01", tensor=record.name)
-        n_kept = sum(kept for _, kept in results)
-        if counted and n_kept != record.n_kept:
+        n_kept = sum(kept for _, kept in tallies)
+        if record.coder in RUN_CODERS and n_kept != record.n_kept:
             raise CorruptError(
                 f"{n_kept} words are kept, not {record.n_kept}", rule="DIG-02", tensor=record.name
             )

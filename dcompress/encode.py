@@ -21,7 +21,7 @@ from dcompress.checksum import fold, partial_sum
 from dcompress.choice import Choice, choose_plain, choose_shared, table_bytes
 from dcompress.coding import Codebook
 from dcompress.coding.tables import ascending_order
-from dcompress.compress import compress_checkpoint, compress_tensor
+from dcompress.compression import compress_checkpoint, compress_tensor
 from dcompress.constants import (
     CODER_RAW,
     MAX_LABELS,

@@ -66,6 +66,12 @@ class safe_open(OpenFile[NDArray[Any]]):  # noqa: N801 (safetensors' own name)
     def _convert(self, data: TensorData) -> NDArray[Any]:
         return array_from_data(data)
 
+    def _expose(self, out: NDArray[Any]) -> TensorData:
+        data = data_from_array("out", out)
+        if out.size and not np.shares_memory(data.words, out):
+            raise ValueError("out must be contiguous and little-endian")
+        return data
+
 
 def load_file(
     path: str | os.PathLike[str], *, limits: DecodeLimits | None = None, threads: int | None = None
@@ -131,7 +137,7 @@ def save_file(
     OSError
         The file cannot be written; an old file is kept.
     """
-    from dcompress.save import save_checkpoint
+    from dcompress.frame_file import save_checkpoint
 
     save_checkpoint(_checkpoint(tensors, metadata), path, recipe, overwrite=overwrite, threads=threads)
 
@@ -144,7 +150,7 @@ def save(
     threads: int | None = None,
 ) -> bytes:
     """Return the frame that `save_file` would write."""
-    from dcompress.save import checkpoint_to_bytes
+    from dcompress.frame_file import checkpoint_to_bytes
 
     return checkpoint_to_bytes(_checkpoint(tensors, metadata), recipe, threads=threads)
 

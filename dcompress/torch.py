@@ -9,14 +9,19 @@ from typing import Any
 
 import torch
 
-from dcompress.checkpoint import checkpoint_from_state_dict, data_to_tensor, state_dict_from_checkpoint
-from dcompress.compress import compress_checkpoint
+from dcompress.checkpoint import (
+    checkpoint_from_state_dict,
+    data_to_tensor,
+    state_dict_from_checkpoint,
+    tensor_to_data,
+)
+from dcompress.compression import compress_checkpoint
 from dcompress.decode import open_frame
+from dcompress.frame_file import as_recipe, checkpoint_to_bytes, save_checkpoint
 from dcompress.handle import OpenFile
 from dcompress.inspection import read_torch_extra
 from dcompress.limits import DecodeLimits
 from dcompress.recipe import Recipe
-from dcompress.save import as_recipe, checkpoint_to_bytes, save_checkpoint
 from dcompress.stages import Checkpoint, SharedTensor, TensorData
 from dcompress.threads import usable_threads
 
@@ -30,6 +35,12 @@ class safe_open(OpenFile[torch.Tensor]):  # noqa: N801 (safetensors' own name)
 
     def _convert(self, data: TensorData) -> torch.Tensor:
         return data_to_tensor(data)
+
+    def _expose(self, out: torch.Tensor) -> TensorData:
+        data = tensor_to_data("out", out)
+        if out.numel() and data.words.ctypes.data != out.data_ptr():
+            raise ValueError("out must be a contiguous CPU tensor")
+        return data
 
 
 def save_file(

@@ -21,7 +21,7 @@ from dcompress.stages import SharedTensor, Words, word_dtype
 __all__ = ["Codebook", "Coder", "SharedCoder", "TensorLayout"]
 
 _MAX_CODEBOOK_WORDS = 1 << 16
-_CONTEXT_GROUPS = 10
+_KIND_GROUPS = 2
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,9 @@ class Coder(ABC):
         """Return the bytes of one chunk."""
 
     @abstractmethod
-    def decode_chunk(self, chunk: memoryview, first_word: int, out: Words, work: int) -> None:
+    def decode_chunk(
+        self, chunk: memoryview, first_word: int, out: Words, work: int
+    ) -> tuple[int, int] | None:
         """Decode one chunk into ``out``.
 
         Parameters
@@ -94,6 +96,11 @@ class Coder(ABC):
             Overwritten.
         work : int
             Symbols in the whole call, by which kernels are chosen.
+
+        Returns
+        -------
+        tally : tuple of int, optional
+            Checksum sum of the words and how many are kept, from coders that get them on the way.
         """
 
 
@@ -130,7 +137,7 @@ class Codebook:
 
     def write(self, writer: SideWriter) -> None:
         """Write the codebook as side information."""
-        writer.number(_CONTEXT_GROUPS, self.n_groups - 1)
+        writer.number(_KIND_GROUPS, self.n_groups - 1)
         writer.raw(int(self.has_zero), 1)
         for row in self.rows:
             write_codebook(writer, self.dtype, row)
@@ -145,7 +152,7 @@ class Codebook:
             Groups that do not divide the tensor (CBK-01), a codebook too large (CBK-02), a zero that stands
             in the codebook as well as apart (CBK-03), or values out of range (TAB-01, TAB-03).
         """
-        n_groups = reader.number(_CONTEXT_GROUPS, layout.n_words) + 1
+        n_groups = reader.number(_KIND_GROUPS, layout.n_words) + 1
         if layout.n_words % n_groups:
             raise CorruptError(f"{n_groups} groups do not divide {layout.n_words} words", rule="CBK-01")
         has_zero = bool(reader.raw(1))
@@ -213,7 +220,10 @@ class SharedCoder(Coder):
     def decode_labels(self, chunk: memoryview, n_words: int, kernel: ModuleType) -> NDArray[Any]:
         """Return the labels of a chunk of ``n_words`` words; raise CorruptError if it is illegal."""
 
-    def decode_chunk(self, chunk: memoryview, first_word: int, out: Words, work: int) -> None:
+    def decode_chunk(
+        self, chunk: memoryview, first_word: int, out: Words, work: int
+    ) -> tuple[int, int] | None:
         """Decode the labels and gather their words."""
         kernel = kernels.select(work)
         self.codebook.gather(self.decode_labels(chunk, out.size, kernel), first_word, out, kernel)
+        return None

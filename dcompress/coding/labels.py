@@ -18,10 +18,11 @@ from dcompress.coding.tables import read_code, write_code
 from dcompress.constants import CODER_FIXED, CODER_LABELS, MAX_ALPHABET
 from dcompress.cursor import Cursor
 from dcompress.errors import CorruptError
+from dcompress.stages import Words
 
 __all__ = ["FixedWidth", "Labels"]
 
-_CONTEXT_BLOCK = 20
+_KIND_BLOCK = 3
 _BLOCK = 1 << 20
 
 
@@ -116,7 +117,7 @@ class Labels(SharedCoder):
 
     def write_codes(self, writer: SideWriter) -> None:
         """Write block size and code."""
-        writer.number(_CONTEXT_BLOCK, self.block - 1)
+        writer.number(_KIND_BLOCK, self.block - 1)
         write_code(writer, self.code, self.codebook.n_labels)
 
     @classmethod
@@ -129,7 +130,7 @@ class Labels(SharedCoder):
             The alphabet is too large (HUF-01), or the tables are illegal.
         """
         codebook = Codebook.read(reader, layout)
-        block = reader.number(_CONTEXT_BLOCK, MAX_ALPHABET.bit_length()) + 1
+        block = reader.number(_KIND_BLOCK, MAX_ALPHABET.bit_length()) + 1
         return cls(codebook, block, read_code(reader, layout.n_labels**block, layout.n_labels))
 
     def encode_chunk(self, symbols: NDArray[Any]) -> bytes:
@@ -140,26 +141,27 @@ class Labels(SharedCoder):
         return pack_lanes(self.code.assign_codes()[joined].astype(np.uint64), self.code.bits[joined])
 
     def build_tables(self, kernel: ModuleType) -> Any:
-        """Build the symbol table, and the labels of every symbol."""
+        """Build the symbol table, the labels of every symbol, and their words if there is one codebook."""
         base = self.codebook.n_labels
         alphabet = self.code.code_lengths.size
         powers = base ** np.arange(self.block - 1, -1, -1)
-        digits = (np.arange(alphabet)[:, None] // powers) % base
-        width = _label_type(alphabet)(0).itemsize
+        digits = ((np.arange(alphabet)[:, None] // powers) % base).astype(_label_type(base))
+        words = self.codebook.lookup[0][digits] if self.codebook.n_groups == 1 else None
         table = None
         if self.code.lone_symbol is None:
+            width = _label_type(alphabet)(0).itemsize
             table = kernel.symbol_table(*self.code.windows(), self.code.max_length, width)
-        return table, digits.astype(_label_type(base))
+        return table, digits, words
 
-    def decode_labels(self, chunk: memoryview, n_words: int, kernel: Any) -> NDArray[Any]:
-        """Return the labels of a chunk.
+    def _decode_symbols(self, chunk: memoryview, n_words: int, kernel: ModuleType) -> NDArray[Any]:
+        """Return the symbols of a chunk.
 
         Raises
         ------
         CorruptError
             A stream of the wrong length (STR-01 to STR-03), bytes left over (LBL-01).
         """
-        table, digits = self.decoding_tables(kernel)
+        table, _, _ = self.decoding_tables(kernel)
         n_symbols = -(-n_words // self.block)
         symbols = np.empty(n_symbols, _label_type(self.code.code_lengths.size))
         cursor = Cursor(chunk)
@@ -170,9 +172,34 @@ class Labels(SharedCoder):
             stream, ends, _ = read_lanes(cursor, counts.size)
             check_status(kernel.decode_symbols(stream, ends, counts, table, symbols))
         cursor.finish("LBL-01")
+        return symbols
+
+    def decode_labels(self, chunk: memoryview, n_words: int, kernel: ModuleType) -> NDArray[Any]:
+        """Return the labels of a chunk; raise CorruptError as ``decode_chunk`` does."""
+        symbols = self._decode_symbols(chunk, n_words, kernel)
         if self.block == 1:
             return symbols
-        return np.take(digits, symbols, axis=0).reshape(-1)[:n_words]
+        _, digits, _ = self.decoding_tables(kernel)
+        labels = np.empty(n_words, digits.dtype)
+        kernel.gather_blocks(digits, symbols, labels)
+        return labels
+
+    def decode_chunk(
+        self, chunk: memoryview, first_word: int, out: Words, work: int
+    ) -> tuple[int, int] | None:
+        """Decode the symbols and gather the words of their labels.
+
+        Raises
+        ------
+        CorruptError
+            A stream of the wrong length (STR-01 to STR-03), bytes left over (LBL-01).
+        """
+        kernel = kernels.select(work)
+        _, _, words = self.decoding_tables(kernel)
+        if self.block == 1 or words is None:
+            return super().decode_chunk(chunk, first_word, out, work)
+        kernel.gather_blocks(words, self._decode_symbols(chunk, out.size, kernel), out)
+        return None
 
 
 def _join_blocks(labels: NDArray[np.uint16], base: int, block: int) -> NDArray[Any]:

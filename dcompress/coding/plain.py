@@ -53,7 +53,9 @@ class Raw(Coder):
         """Return the bytes of the words."""
         return symbols.tobytes()
 
-    def decode_chunk(self, chunk: memoryview, first_word: int, out: Words, work: int) -> None:
+    def decode_chunk(
+        self, chunk: memoryview, first_word: int, out: Words, work: int
+    ) -> tuple[int, int] | None:
         """Copy the words.
 
         Raises
@@ -65,6 +67,7 @@ class Raw(Coder):
         if len(chunk) != out.nbytes:
             raise CorruptError(f"{len(chunk)} bytes for {out.nbytes}", rule="RAW-01")
         out[:] = np.frombuffer(chunk, out.dtype)
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +158,9 @@ class Planes(Coder):
                 parts.append(plane.tobytes())
         return b"".join(parts)
 
-    def decode_chunk(self, chunk: memoryview, first_word: int, out: Words, work: int) -> None:
+    def decode_chunk(
+        self, chunk: memoryview, first_word: int, out: Words, work: int
+    ) -> tuple[int, int] | None:
         """Decode the planes and join them into words.
 
         Raises
@@ -180,6 +185,7 @@ class Planes(Coder):
                 planes.append(plane)
         cursor.finish("PLN-03")
         kernel.join_planes(planes, self.dtype.kind is WordKind.FLOAT, out)
+        return None
 
     def build_tables(self, kernel: ModuleType) -> list[Any]:
         """Build the decoding tables of the coded planes."""

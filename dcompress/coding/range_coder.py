@@ -18,51 +18,41 @@ _FLOOR = 32  # no bit is ever held for impossible
 _CEILING = _WHOLE - _FLOOR
 # How far a probability moves after the n-th bit in its context: fast at first, then steady.
 _SHIFTS = (1, 2, 2, 3, 3, 3, 4, 4, 4, 4, 4, 4, 5)
+_SETTLED = len(_SHIFTS) - 1
 _MAX_BITS = 64
+N_CONTEXTS = 2048
+_NUMBER_CONTEXTS = _MAX_BITS  # contexts that each kind of number takes
 _RAW_STEP = 8  # equally likely bits are coded up to eight at a time
-
-
-# A context is named by a tuple; its state is [chance of a 0 in 1/4096, bits seen].
-_States = dict[tuple[int, ...], list[int]]
-
-
-def _adapt(state: list[int], bit: int) -> None:
-    """Move the probability of a context towards the bit it has just seen."""
-    chance, seen = state
-    shift = _SHIFTS[seen]
-    if bit:
-        chance -= chance >> shift
-        state[0] = chance if chance > _FLOOR else _FLOOR
-    else:
-        chance += (_WHOLE - chance) >> shift
-        state[0] = chance if chance < _CEILING else _CEILING
-    if seen < len(_SHIFTS) - 1:
-        state[1] = seen + 1
 
 
 class SideWriter:
     """Write numbers as an adaptively coded byte string."""
 
     def __init__(self) -> None:
-        self._states: _States = {}
+        self._chances = [_HALF] * N_CONTEXTS
+        self._seen = [0] * N_CONTEXTS
         self._low = 0
         self._range = _MASK
         self._n_shifted = 0
 
-    def bit(self, context: tuple[int, ...], bit: int) -> None:
-        """Write one bit under the statistics of a context."""
-        state = self._states.get(context)
-        if state is None:
-            state = self._states[context] = [_HALF, 0]
-        bound = (self._range >> _PROBABILITY_BITS) * state[0]
+    def bit(self, context: int, bit: int) -> None:
+        """Write one bit under the statistics of a context (0 .. N_CONTEXTS - 1)."""
+        chance = self._chances[context]
+        seen = self._seen[context]
+        bound = (self._range >> _PROBABILITY_BITS) * chance
         if bit:
             self._low += bound
             self._range -= bound
+            chance -= chance >> _SHIFTS[seen]
+            self._chances[context] = chance if chance > _FLOOR else _FLOOR
         else:
             self._range = bound
+            chance += (_WHOLE - chance) >> _SHIFTS[seen]
+            self._chances[context] = chance if chance < _CEILING else _CEILING
+        if seen < _SETTLED:
+            self._seen[context] = seen + 1
         if self._range < _TOP:
             self._normalise()
-        _adapt(state, bit)
 
     def raw(self, value: int, n_bits: int) -> None:
         """Write the low ``n_bits`` of a value, all bits equally likely, most significant first."""
@@ -75,12 +65,16 @@ class SideWriter:
                 self._normalise()
 
     def number(self, context: int, value: int) -> None:
-        """Write a number of 0..2**64-1: its bit length in unary under contexts, then its lower bits."""
+        """Write a number of 0..2**64-1: its bit length in unary under contexts, then its lower bits.
+
+        ``context`` is the kind of number, 0..31; it takes contexts ``64 * context`` and up.
+        """
+        first = _NUMBER_CONTEXTS * context
         n_bits = value.bit_length()
         for place in range(n_bits):
-            self.bit((context, place), 1)
+            self.bit(first + place, 1)
         if n_bits < _MAX_BITS:
-            self.bit((context, n_bits), 0)
+            self.bit(first + n_bits, 0)
         self.raw(value, max(0, n_bits - 1))
 
     def finish(self) -> bytes:
@@ -111,28 +105,33 @@ class SideReader:
     """
 
     def __init__(self, data: bytes) -> None:
-        self._states: _States = {}
+        self._chances = [_HALF] * N_CONTEXTS
+        self._seen = [0] * N_CONTEXTS
         self._data = data
         self._range = _MASK
         self._code = int.from_bytes(data[:4].ljust(4, b"\0"), "big")
         self._next = 4
 
-    def bit(self, context: tuple[int, ...]) -> int:
-        """Read one bit under the statistics of a context."""
-        state = self._states.get(context)
-        if state is None:
-            state = self._states[context] = [_HALF, 0]
-        bound = (self._range >> _PROBABILITY_BITS) * state[0]
+    def bit(self, context: int) -> int:
+        """Read one bit under the statistics of a context (0 .. N_CONTEXTS - 1)."""
+        chance = self._chances[context]
+        seen = self._seen[context]
+        bound = (self._range >> _PROBABILITY_BITS) * chance
         if self._code < bound:
             self._range = bound
+            chance += (_WHOLE - chance) >> _SHIFTS[seen]
+            self._chances[context] = chance if chance < _CEILING else _CEILING
             bit = 0
         else:
             self._code -= bound
             self._range -= bound
+            chance -= chance >> _SHIFTS[seen]
+            self._chances[context] = chance if chance > _FLOOR else _FLOOR
             bit = 1
+        if seen < _SETTLED:
+            self._seen[context] = seen + 1
         if self._range < _TOP:
             self._normalise()
-        _adapt(state, bit)
         return bit
 
     def raw(self, n_bits: int) -> int:
@@ -157,8 +156,9 @@ class SideReader:
         CorruptError
             The number exceeds its limit (TAB-01).
         """
+        first = _NUMBER_CONTEXTS * context
         n_bits = 0
-        while n_bits < _MAX_BITS and self.bit((context, n_bits)):
+        while n_bits < _MAX_BITS and self.bit(first + n_bits):
             n_bits += 1
         value = 1 << (n_bits - 1) | self.raw(n_bits - 1) if n_bits else 0
         if value > limit:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,11 +13,16 @@ from dcompress.stages import Words, word_dtype
 
 __all__ = ["read_code", "read_codebook", "write_code", "write_codebook"]
 
-# Contexts of numbers; those of code lengths follow from the neighbours (see _length_context).
-_CONTEXT_COUNT = 0
-_CONTEXT_SPECIAL = 1
-_CONTEXT_GAP = 2
-_CONTEXT_LENGTH = 3
+# Kinds of numbers; a kind takes 64 contexts.
+_KIND_COUNT = 0
+_KIND_GAP = 1
+# Contexts of code lengths, above those of the numbers. The first three have one for each set of used
+# neighbours, the last one for each step, without and with a guess.
+_IS_USED = 1984
+_IS_OTHER = _IS_USED + 4
+_IS_LESS = _IS_OTHER + 4
+_IS_FARTHER = _IS_LESS + 4
+_STEPS = 7
 
 
 def _sort_keys(dtype: DType, words: Words) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
@@ -70,8 +73,8 @@ def write_codebook(writer: SideWriter, dtype: DType, values: Words) -> None:
     ordered = np.concatenate([magnitudes[:n_negative][::-1], magnitudes[n_negative:]])
     together = int(np.bitwise_or.reduce(ordered)) if ordered.size else 0
     n_dropped = (together & -together).bit_length() - 1 if together else 0
-    writer.number(_CONTEXT_COUNT, n_negative)
-    writer.number(_CONTEXT_COUNT, n_dropped)
+    writer.number(_KIND_COUNT, n_negative)
+    writer.number(_KIND_COUNT, n_dropped)
     last_bits = 0
     for start, stop in ((0, n_negative), (n_negative, ordered.size)):
         previous = -1
@@ -91,8 +94,8 @@ def read_codebook(reader: SideReader, dtype: DType, n_centroids: int) -> Words:
     """
     bits = 8 * dtype.word_bytes
     magnitude_bits = bits if dtype.kind is WordKind.UNSIGNED else bits - 1
-    n_negative = reader.number(_CONTEXT_COUNT, 0 if dtype.kind is WordKind.UNSIGNED else n_centroids)
-    n_dropped = reader.number(_CONTEXT_COUNT, magnitude_bits)
+    n_negative = reader.number(_KIND_COUNT, 0 if dtype.kind is WordKind.UNSIGNED else n_centroids)
+    n_dropped = reader.number(_KIND_COUNT, magnitude_bits)
     magnitudes: list[int] = []
     last_bits = 0
     for count in (n_negative, n_centroids - n_negative):
@@ -112,14 +115,14 @@ def _write_gap(writer: SideWriter, gap: int, last_bits: int) -> int:
     """Write a gap as the change of its bit length and its lower bits; return its bit length."""
     n_bits = gap.bit_length()
     change = n_bits - last_bits
-    writer.number(_CONTEXT_GAP, 2 * change if change >= 0 else -2 * change - 1)
+    writer.number(_KIND_GAP, 2 * change if change >= 0 else -2 * change - 1)
     writer.raw(gap, max(0, n_bits - 1))
     return n_bits
 
 
 def _read_gap(reader: SideReader, last_bits: int) -> tuple[int, int]:
     """Read a gap; return it and its bit length."""
-    folded = reader.number(_CONTEXT_GAP, 128)
+    folded = reader.number(_KIND_GAP, 128)
     n_bits = last_bits + (-(folded + 1) // 2 if folded % 2 else folded // 2)
     if not 0 <= n_bits <= 64:
         raise CorruptError(f"codebook gap of {n_bits} bits", rule="TAB-03")
@@ -133,20 +136,20 @@ def write_code(writer: SideWriter, code: HuffmanCode, n_columns: int) -> None:
     """
     lengths = code.code_lengths.tolist()
     for place, length in enumerate(lengths):
-        used, guess = _length_context(lengths, place, n_columns)
-        writer.bit((_CONTEXT_LENGTH, 0, used), int(length > 0))
+        used, guess = _neighbours(lengths, place, n_columns)
+        writer.bit(_IS_USED + used, int(length > 0))
         if length == 0:
             continue
-        change = length - guess if guess else length
-        writer.bit((_CONTEXT_LENGTH, 1, used, int(guess > 0)), int(change != 0))
-        if change == 0:
+        known = int(guess > 0)
+        writer.bit(_IS_OTHER + used, int(length != guess))
+        if length == guess:
             continue
-        if guess:
-            writer.bit((_CONTEXT_LENGTH, 2, used), int(change < 0))
-        size = abs(change)
+        if known:
+            writer.bit(_IS_LESS + used, int(length < guess))
+        size = abs(length - guess)
         for step in range(1, size):
-            writer.bit((_CONTEXT_LENGTH, 3, int(guess > 0), min(step, 6)), 1)
-        writer.bit((_CONTEXT_LENGTH, 3, int(guess > 0), min(size, 6)), 0)
+            writer.bit(_IS_FARTHER + _STEPS * known + min(step, _STEPS - 1), 1)
+        writer.bit(_IS_FARTHER + _STEPS * known + min(size, _STEPS - 1), 0)
 
 
 def read_code(reader: SideReader, n_symbols: int, n_columns: int) -> HuffmanCode:
@@ -160,16 +163,18 @@ def read_code(reader: SideReader, n_symbols: int, n_columns: int) -> HuffmanCode
     if not 0 < n_symbols <= MAX_ALPHABET:
         raise CorruptError(f"alphabet of {n_symbols} symbols", rule="HUF-01")
     lengths: list[int] = []
+    bit = reader.bit
     for place in range(n_symbols):
-        used, guess = _length_context(lengths, place, n_columns)
-        if not reader.bit((_CONTEXT_LENGTH, 0, used)):
+        used, guess = _neighbours(lengths, place, n_columns)
+        if not bit(_IS_USED + used):
             lengths.append(0)
             continue
         length = guess
-        if reader.bit((_CONTEXT_LENGTH, 1, used, int(guess > 0))):
-            down = bool(guess) and bool(reader.bit((_CONTEXT_LENGTH, 2, used)))
+        if bit(_IS_OTHER + used):
+            known = int(guess > 0)
+            down = bool(known) and bit(_IS_LESS + used)
             size = 1
-            while reader.bit((_CONTEXT_LENGTH, 3, int(guess > 0), min(size, 6))):
+            while bit(_IS_FARTHER + _STEPS * known + min(size, _STEPS - 1)):
                 size += 1
                 if size > MAX_CODE_LENGTH:
                     raise CorruptError("code length out of range", rule="HUF-03")
@@ -182,20 +187,18 @@ def read_code(reader: SideReader, n_symbols: int, n_columns: int) -> HuffmanCode
     return code
 
 
-def _length_context(lengths: list[int], place: int, n_columns: int) -> tuple[int, int]:
-    """Return which neighbours are used (0..3) and the guess they make, 0 without any."""
+def _neighbours(lengths: list[int], place: int, n_columns: int) -> tuple[int, int]:
+    """Return which neighbours are used (1 = left, 2 = up) and the guess they make, 0 without any."""
     left = lengths[place - 1] if place % n_columns else 0
     up = lengths[place - n_columns] if place >= n_columns else 0
-    used = (left > 0) + 2 * (up > 0)
-    if left and up:
-        corner = lengths[place - n_columns - 1]
-        if corner:
-            # The gradient, held between the two neighbours (as LOCO-I guesses pixels).
-            return used, sorted((left, up, left + up - corner))[1]
-        return used, (left + up + 1) // 2
-    return used, left or up
-
-
-def codebook_sizes(lookup: NDArray[Any]) -> tuple[int, int]:
-    """Return (n_groups, n_centroids) of a codebook."""
-    return int(lookup.shape[0]), int(lookup.shape[1])
+    if not left:
+        return (2, up) if up else (0, 0)
+    if not up:
+        return 1, left
+    corner = lengths[place - n_columns - 1]
+    if not corner:
+        return 3, (left + up + 1) // 2
+    # The gradient, held between the two neighbours (as LOCO-I guesses pixels).
+    low, high = (left, up) if left < up else (up, left)
+    guess = left + up - corner
+    return 3, low if guess < low else high if guess > high else guess

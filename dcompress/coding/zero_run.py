@@ -7,6 +7,7 @@ bridged by fillers: entries that write a zero.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -28,8 +29,8 @@ from dcompress.stages import Words
 
 __all__ = ["RunStatistics", "SplitRun", "ZeroRun"]
 
-_CONTEXT_BUCKETS = 30
-_CONTEXT_RAW = 31
+_KIND_BUCKETS = 4
+_KIND_RAW = 5
 _MAX_RAW_BITS = 12
 _LONGEST_RUN = 1 << 20
 
@@ -128,12 +129,12 @@ class _RunCoder(SharedCoder):
         codebook = Codebook.read(reader, layout)
         if not codebook.has_zero or codebook.n_labels < 2:
             raise CorruptError("zero runs without a zero, or without another value", rule="RUN-02")
-        n_buckets = reader.number(_CONTEXT_BUCKETS, MAX_ALPHABET) + 1
-        return codebook, n_buckets, reader.number(_CONTEXT_RAW, _MAX_RAW_BITS)
+        n_buckets = reader.number(_KIND_BUCKETS, MAX_ALPHABET) + 1
+        return codebook, n_buckets, reader.number(_KIND_RAW, _MAX_RAW_BITS)
 
     def _write_cut(self, writer: SideWriter) -> None:
-        writer.number(_CONTEXT_BUCKETS, self.n_buckets - 1)
-        writer.number(_CONTEXT_RAW, self.raw_bits)
+        writer.number(_KIND_BUCKETS, self.n_buckets - 1)
+        writer.number(_KIND_RAW, self.raw_bits)
 
     def _with_raws(self, codes: NDArray[np.uint64], entries: _Entries) -> NDArray[np.uint64]:
         """Return run codes with the raw bits of the runs after them."""
@@ -153,8 +154,10 @@ class _RunCoder(SharedCoder):
         write_varint(head, advances.size)
         return bytes(head) + pack_lanes(values, widths, starts.tolist())
 
-    def _decode(self, chunk: memoryview, lookup: Words, out: Words, kernel: Any) -> None:
-        """Decode a chunk into words by a given lookup."""
+    def _decode(
+        self, chunk: memoryview, lookup: Words, first_word: int, out: Words, kernel: ModuleType
+    ) -> tuple[int, int]:
+        """Decode a chunk into words by a given lookup; return its checksum sum and kept words."""
         cursor = Cursor(chunk)
         n_symbols = cursor.varint(out.size)
         counts = lane_counts(n_symbols)
@@ -163,18 +166,23 @@ class _RunCoder(SharedCoder):
         if sum(extras) > out.size:
             raise CorruptError("a lane starts beyond its chunk", rule="RUN-01")
         starts = np.cumsum(np.array([0, *extras], np.int64))
-        check_status(self._run_kernel(kernel, stream, ends, counts, starts, lookup, out))
+        tally = np.zeros(2, np.uint64)
+        check_status(self._run_kernel(kernel, stream, ends, counts, starts, lookup, first_word, out, tally))
+        return int(tally[0]), int(tally[1])
 
-    def _run_kernel(self, kernel: Any, *arguments: Any) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def _run_kernel(self, kernel: ModuleType, *arguments: Any) -> int:
+        """Call the kernel that decodes this coder's entries; return its status."""
 
-    def decode_labels(self, chunk: memoryview, n_words: int, kernel: Any) -> NDArray[Any]:
+    def decode_labels(self, chunk: memoryview, n_words: int, kernel: ModuleType) -> NDArray[Any]:
         """Return the labels of a chunk, 0 = pruned; raise CorruptError as ``decode_chunk`` does."""
         labels = np.empty(n_words, np.uint16)
-        self._decode(chunk, np.arange(self.codebook.n_labels, dtype=np.uint16), labels, kernel)
+        self._decode(chunk, np.arange(self.codebook.n_labels, dtype=np.uint16), 0, labels, kernel)
         return labels
 
-    def decode_chunk(self, chunk: memoryview, first_word: int, out: Words, work: int) -> None:
+    def decode_chunk(
+        self, chunk: memoryview, first_word: int, out: Words, work: int
+    ) -> tuple[int, int] | None:
         """Decode runs and labels, writing kept words into zeros.
 
         Raises
@@ -183,10 +191,9 @@ class _RunCoder(SharedCoder):
             More entries than words (NUM-02), a stream of the wrong length (STR-01 to STR-03), a run past
             the end or a lane that starts in the wrong place (RUN-01), bytes left over (RUN-03).
         """
-        if self.codebook.n_groups == 1:
-            self._decode(chunk, self.codebook.lookup[0], out, kernels.select(work))
-        else:
-            super().decode_chunk(chunk, first_word, out, work)
+        if self.codebook.n_groups > 1:
+            return super().decode_chunk(chunk, first_word, out, work)
+        return self._decode(chunk, self.codebook.lookup[0], first_word, out, kernels.select(work))
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,10 +269,9 @@ class ZeroRun(_RunCoder):
         windows = self.code.windows()
         return kernel.run_table(*windows, self.code.max_length, runs, labels, self.raw_bits)
 
-    def _run_kernel(self, kernel: Any, *arguments: Any) -> int:
-        stream, ends, counts, starts, lookup, out = arguments
-        table = self.decoding_tables(kernel)
-        return int(kernel.decode_runs(stream, ends, counts, starts, table, lookup, out))
+    def _run_kernel(self, kernel: ModuleType, *arguments: Any) -> int:
+        stream, ends, counts, starts, *target = arguments
+        return int(kernel.decode_runs(stream, ends, counts, starts, self.decoding_tables(kernel), *target))
 
 
 @dataclass(frozen=True, eq=False)
@@ -342,11 +348,11 @@ class SplitRun(_RunCoder):
             for code in (self.run_code, self.label_code)
         )
 
-    def _run_kernel(self, kernel: Any, *arguments: Any) -> int:
-        stream, ends, counts, starts, lookup, out = arguments
+    def _run_kernel(self, kernel: ModuleType, *arguments: Any) -> int:
+        stream, ends, counts, starts, *target = arguments
         run_table, label_table = self.decoding_tables(kernel)
         return int(
             kernel.decode_split_runs(
-                stream, ends, counts, starts, run_table, label_table, self.raw_bits, lookup, out
+                stream, ends, counts, starts, run_table, label_table, self.raw_bits, *target
             )
         )

@@ -7,7 +7,6 @@ by the amount of work, so that a small model never waits for a compiler and a la
 from __future__ import annotations
 
 import os
-import sys
 from importlib import util
 from types import ModuleType
 
@@ -17,6 +16,9 @@ __all__ = ["JIT_MIN_WORK", "select"]
 
 # Below this many coded symbols NumPy finishes before Numba has loaded (measured by tools/bench.py).
 JIT_MIN_WORK = 3_000_000
+
+
+_loaded: list[ModuleType] = []
 
 
 def select(work: int) -> ModuleType:
@@ -36,13 +38,12 @@ def select(work: int) -> ModuleType:
     choice = os.environ.get("DCOMPRESS_KERNELS", "")
     if choice == "numpy":
         return reference
-    loaded = sys.modules.get("dcompress.kernels.jit")
-    if loaded is not None:
-        return loaded
-    if choice != "numba" and work < JIT_MIN_WORK:
-        return reference
-    if choice != "numba" and util.find_spec("numba") is None:
+    if _loaded:
+        return _loaded[0]
+    if choice != "numba" and (work < JIT_MIN_WORK or util.find_spec("numba") is None):
         return reference
     from dcompress.kernels import jit
 
+    # Noted only now: other threads must not see a module that is still being imported.
+    _loaded.append(jit)
     return jit

@@ -86,24 +86,18 @@ def _lane_status(stream, bit, end):
 
 
 @njit(cache=True, nogil=True)
-def _sum_and_count(words, start):
-    total = U64(0)
-    n_nonzero = np.uint32(0)  # as narrow as the words, so that the loop vectorises
-    for i in range(words.size):
-        x = np.uint32(start + i + 1) * np.uint32(0x9E3779B1)
-        x = ((x ^ (x >> np.uint32(15))) >> np.uint32(1)) | np.uint32(1)
-        total += U64(words[i]) * U64(x)
-        n_nonzero += np.uint32(words[i] != 0)
-    return total, n_nonzero
+def _weighted(place, word):
+    """Return what the 32-bit word at a place adds to a checksum sum (spec 12.1)."""
+    # A product of two uint32 is a uint64 in Numba, so it is cut back at once.
+    x = np.uint32(np.uint32(place + 1) * np.uint32(0x9E3779B1))
+    return U64(word) * U64(x ^ (x >> np.uint32(15)))
 
 
 @njit(cache=True, nogil=True)
 def _partial_checksum(words, start):
     total = U64(0)
     for i in range(words.size):
-        x = np.uint32(start + i + 1) * np.uint32(0x9E3779B1)
-        x = ((x ^ (x >> np.uint32(15))) >> np.uint32(1)) | np.uint32(1)
-        total += U64(words[i]) * U64(x)
+        total += _weighted(start + i, words[i])
     return total
 
 
@@ -117,14 +111,6 @@ def partial_checksum(data, start):
         last[:tail] = data[data.size - tail :]
         total += int(_partial_checksum(last.view("<u4"), start + words.size))
     return total & 0xFFFFFFFFFFFFFFFF
-
-
-def checksum_and_count(words, start):
-    """Return ``partial_checksum`` of words, and how many of them are not zero, in one pass if they allow."""
-    if words.itemsize == 4:
-        total, n_nonzero = _sum_and_count(words, start)
-        return int(total), int(n_nonzero)
-    return partial_checksum(words.view(np.uint8), start), int(np.count_nonzero(words))
 
 
 @njit(cache=True, nogil=True)
@@ -262,9 +248,10 @@ def run_table(lengths, symbols, max_length, runs, labels, raw_bits):
     that are all ones at their head, being the last in canonical order; they have an entry 0 there and are
     looked up in the second, by ``max_length`` bits, counted from the first of them.
 
-    An entry holds, from its lowest bits up: code length plus raw bits (8), zero run base (24), label (32).
-    Before them stand: bits of the first table, raw bits, the most a symbol can advance, ``max_length``,
-    and what to subtract from a window to find its place in the second table.
+    An entry holds, from its lowest bits up: code length plus raw bits (5), whether the label is kept (1),
+    zero run bucket (12), label (12). Before them stand: bits of the first table, raw bits, the most a
+    symbol can advance, ``max_length``, and what to subtract from a window to find its place in the second
+    table.
     """
     bits = max(1, min(max_length, _TABLE_BITS))  # a lone symbol has no bits: look it up by any one
     rest = max(0, max_length - bits)
@@ -272,14 +259,15 @@ def run_table(lengths, symbols, max_length, runs, labels, raw_bits):
     n_long = 0
     while n_long < size and lengths[size - 1 - n_long] > bits:
         n_long += 1
-    table = np.zeros(_RUN_HEAD + (1 << bits) + n_long, np.uint64)
+    table = np.zeros(_RUN_HEAD + (1 << bits) + n_long, np.uint32)
     longest = 0
     for window in range(size):
         symbol = symbols[window]
-        run = runs[symbol]
-        longest = max(longest, run)
-        entry = U64(labels[symbol]) << U64(32) | U64(run) << U64(8)
-        entry |= U64(np.int64(lengths[window]) + raw_bits)
+        longest = max(longest, runs[symbol])
+        entry = np.uint32(lengths[window]) + np.uint32(raw_bits)
+        entry |= np.uint32(labels[symbol] != 0) << np.uint32(5)
+        entry |= np.uint32(runs[symbol] >> raw_bits) << np.uint32(6)
+        entry |= np.uint32(labels[symbol]) << np.uint32(18)
         if lengths[window] <= bits:
             table[_RUN_HEAD + (window >> rest)] = entry
         else:
@@ -295,9 +283,12 @@ def run_table(lengths, symbols, max_length, runs, labels, raw_bits):
 
 
 @njit(cache=True, nogil=True)
-def decode_runs(stream, lane_ends, lane_counts, lane_starts, table, lookup, out):
-    """Decode joint (zero run, label) symbols into words; return a status. ``out`` is overwritten."""
+def _decode_runs(stream, lane_ends, lane_counts, lane_starts, table, lookup, first_word, out, tally):
     out[:] = 0
+    sums = out.itemsize == 4
+    total = U64(0)
+    n_kept = U64(0)
+    offset = U64(first_word)
     size = np.int64(out.size)
     bits = np.int64(table[0])
     raw_bits = np.int64(table[1])
@@ -305,11 +296,12 @@ def decode_runs(stream, lane_ends, lane_counts, lane_starts, table, lookup, out)
     max_length = np.int64(table[3])
     entries = table[_RUN_HEAD : _RUN_HEAD + (1 << bits)]
     others = table[_RUN_HEAD + (1 << bits) :]
-    first_long = table[4]
+    first_long = U64(table[4])
     down = U64(64 - bits)
     down_long = U64(64 - max_length)
-    low = U64(63)
-    far = U64(0xFFFFFF)
+    low = U64(31)
+    far = U64(0xFFF)
+    raw = U64(raw_bits)
     raw_mask = U64((1 << raw_bits) - 1)
     n_lanes = lane_ends.size
     bit = np.empty(n_lanes, np.int64)
@@ -354,16 +346,21 @@ def decode_runs(stream, lane_ends, lane_counts, lane_starts, table, lookup, out)
                         e2 = others[(w2 >> down_long) - first_long]
                     if e3 == 0:
                         e3 = others[(w3 >> down_long) - first_long]
-                    n0, n1, n2, n3 = e0 & low, e1 & low, e2 & low, e3 & low
-                    p0 += (e0 >> U64(8)) & far
-                    p1 += (e1 >> U64(8)) & far
-                    p2 += (e2 >> U64(8)) & far
-                    p3 += (e3 >> U64(8)) & far
-                    if raw_bits:
-                        p0 += (w0 >> (U64(64) - n0)) & raw_mask
-                        p1 += (w1 >> (U64(64) - n1)) & raw_mask
-                        p2 += (w2 >> (U64(64) - n2)) & raw_mask
-                        p3 += (w3 >> (U64(64) - n3)) & raw_mask
+                    n0, n1, n2, n3 = U64(e0) & low, U64(e1) & low, U64(e2) & low, U64(e3) & low
+                    r0 = (U64(e0) >> U64(6)) & far
+                    r1 = (U64(e1) >> U64(6)) & far
+                    r2 = (U64(e2) >> U64(6)) & far
+                    r3 = (U64(e3) >> U64(6)) & far
+                    if raw_bits == 0:
+                        p0 += r0
+                        p1 += r1
+                        p2 += r2
+                        p3 += r3
+                    else:
+                        p0 += (r0 << raw) + ((w0 >> (U64(64) - n0)) & raw_mask)
+                        p1 += (r1 << raw) + ((w1 >> (U64(64) - n1)) & raw_mask)
+                        p2 += (r2 << raw) + ((w2 >> (U64(64) - n2)) & raw_mask)
+                        p3 += (r3 << raw) + ((w3 >> (U64(64) - n3)) & raw_mask)
                     w0 <<= n0
                     w1 <<= n1
                     w2 <<= n2
@@ -372,10 +369,23 @@ def decode_runs(stream, lane_ends, lane_counts, lane_starts, table, lookup, out)
                     b1 += n1
                     b2 += n2
                     b3 += n3
-                    out[p0] = lookup[e0 >> U64(32)]
-                    out[p1] = lookup[e1 >> U64(32)]
-                    out[p2] = lookup[e2 >> U64(32)]
-                    out[p3] = lookup[e3 >> U64(32)]
+                    v0 = lookup[U64(e0) >> U64(18)]
+                    out[p0] = v0
+                    v1 = lookup[U64(e1) >> U64(18)]
+                    out[p1] = v1
+                    v2 = lookup[U64(e2) >> U64(18)]
+                    out[p2] = v2
+                    v3 = lookup[U64(e3) >> U64(18)]
+                    out[p3] = v3
+                    n_kept += (U64(e0) >> U64(5)) & U64(1)
+                    n_kept += (U64(e1) >> U64(5)) & U64(1)
+                    n_kept += (U64(e2) >> U64(5)) & U64(1)
+                    n_kept += (U64(e3) >> U64(5)) & U64(1)
+                    if sums:
+                        total += _weighted(offset + p0, v0)
+                        total += _weighted(offset + p1, v1)
+                        total += _weighted(offset + p2, v2)
+                        total += _weighted(offset + p3, v3)
                     p0 += U64(1)
                     p1 += U64(1)
                     p2 += U64(1)
@@ -392,22 +402,41 @@ def decode_runs(stream, lane_ends, lane_counts, lane_starts, table, lookup, out)
             entry = entries[window >> down]
             if entry == 0:
                 entry = others[(window >> down_long) - first_long]
-            used = entry & low
-            raw = (window >> (U64(64) - used)) & raw_mask
-            here += np.int64((entry >> U64(8)) & far) + np.int64(raw)
+            used = U64(entry) & low
+            here += np.int64(((U64(entry) >> U64(6)) & far) << raw)
+            here += np.int64((window >> (U64(64) - used)) & raw_mask)
             at += np.int64(used)
             if at > 8 * end:
                 return SHORT
             if here >= size:
                 return OVERRUN
-            out[here] = lookup[entry >> U64(32)]
+            value = lookup[U64(entry) >> U64(18)]
+            out[here] = value
+            n_kept += (U64(entry) >> U64(5)) & U64(1)
+            if sums:
+                total += _weighted(offset + U64(here), value)
             here += 1
         status = _lane_status(stream, at, end)
         if status != OK:
             return status
         if lane + 1 < n_lanes and here != lane_starts[lane + 1]:
             return OVERRUN
+    tally[0] += total
+    tally[1] += n_kept
     return OK
+
+
+def decode_runs(stream, lane_ends, lane_counts, lane_starts, table, lookup, first_word, out, tally):
+    """Decode joint (zero run, label) symbols into words; return a status. ``out`` is overwritten."""
+    status = _decode_runs(stream, lane_ends, lane_counts, lane_starts, table, lookup, first_word, out, tally)
+    _tally_rest(first_word, out, tally)
+    return status
+
+
+def _tally_rest(first_word, out, tally):
+    """Add the checksum sum of words whose kernel did not: those of other than four bytes."""
+    if out.itemsize != 4:
+        tally[0] += U64(partial_checksum(out.view(np.uint8), first_word * out.itemsize // 4))
 
 
 @njit(cache=True, nogil=True)
@@ -418,11 +447,21 @@ def _first_symbol(table, window):
 
 
 @njit(cache=True, nogil=True)
-def decode_split_runs(
-    stream, lane_ends, lane_counts, lane_starts, run_codes, label_codes, raw_bits, lookup, out
+def _decode_split_runs(
+    stream,
+    lane_ends,
+    lane_counts,
+    lane_starts,
+    run_codes,
+    label_codes,
+    raw_bits,
+    lookup,
+    first_word,
+    out,
+    tally,
 ):
-    """Decode pairs of a zero-run code and a label code into words; return a status."""
     out[:] = 0
+    sums = out.itemsize == 4
     raw_mask = U64((1 << raw_bits) - 1)
     here = np.int64(0)
     for lane in range(lane_ends.size):
@@ -449,12 +488,47 @@ def decode_split_runs(
                 return SHORT
             if here >= out.size:
                 return OVERRUN
-            out[here] = lookup[label]
+            value = lookup[label]
+            out[here] = value
+            tally[1] += U64(label != 0)
+            if sums:
+                tally[0] += _weighted(U64(first_word + here), value)
             here += 1
         status = _lane_status(stream, at, end)
         if status != OK:
             return status
     return OK
+
+
+def decode_split_runs(
+    stream,
+    lane_ends,
+    lane_counts,
+    lane_starts,
+    run_codes,
+    label_codes,
+    raw_bits,
+    lookup,
+    first_word,
+    out,
+    tally,
+):
+    """Decode pairs of a zero-run code and a label code into words; return a status."""
+    status = _decode_split_runs(
+        stream,
+        lane_ends,
+        lane_counts,
+        lane_starts,
+        run_codes,
+        label_codes,
+        raw_bits,
+        lookup,
+        first_word,
+        out,
+        tally,
+    )
+    _tally_rest(first_word, out, tally)
+    return status
 
 
 @njit(cache=True, nogil=True)
@@ -478,6 +552,23 @@ def gather(lookup, labels, out):
     """Write ``lookup[labels]`` to ``out``."""
     for i in range(out.size):
         out[i] = lookup[labels[i]]
+
+
+@njit(cache=True, nogil=True)
+def gather_blocks(lookup, symbols, out):
+    """Write the rows of ``lookup`` that symbols name to ``out``, one after the other, as far as it goes."""
+    block = lookup.shape[1]
+    n_whole = out.size // block
+    if block == 2:
+        for i in range(n_whole):
+            out[2 * i] = lookup[symbols[i], 0]
+            out[2 * i + 1] = lookup[symbols[i], 1]
+    else:
+        for i in range(n_whole):
+            for k in range(block):
+                out[i * block + k] = lookup[symbols[i], k]
+    for k in range(out.size - n_whole * block):
+        out[n_whole * block + k] = lookup[symbols[n_whole], k]
 
 
 @njit(cache=True, nogil=True)

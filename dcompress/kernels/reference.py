@@ -21,11 +21,11 @@ __all__ = [
     "SURPLUS",
     "RunTable",
     "SymbolTable",
-    "checksum_and_count",
     "decode_runs",
     "decode_split_runs",
     "decode_symbols",
     "gather",
+    "gather_blocks",
     "join_planes",
     "label_words",
     "pack_bits",
@@ -73,8 +73,6 @@ def _keys(start: int, n: int) -> NDArray[np.uint32]:
         x = np.arange(start + 1, start + n + 1, dtype=np.uint64).astype(np.uint32)
         x *= np.uint32(0x9E3779B1)
     x ^= x >> np.uint32(15)
-    x >>= np.uint32(1)
-    x |= np.uint32(1)
     return x
 
 
@@ -91,11 +89,6 @@ def partial_checksum(data: U8, start: int) -> int:
         last = int.from_bytes(data[data.size - tail :].tobytes(), "little")
         total += last * int(_keys(start + words.size, 1)[0])
     return total & 0xFFFFFFFFFFFFFFFF
-
-
-def checksum_and_count(words: Unsigned, start: int) -> tuple[int, int]:
-    """Return ``partial_checksum`` of words, and how many of them are not zero."""
-    return partial_checksum(words.view(np.uint8), start), int(np.count_nonzero(words))
 
 
 def symbol_table(lengths: U8, symbols: NDArray[np.uint16], max_length: int, width: int) -> SymbolTable:
@@ -177,12 +170,18 @@ def decode_runs(
     lane_starts: I64,
     table: RunTable,
     lookup: Unsigned,
+    first_word: int,
     out: Unsigned,
+    tally: NDArray[np.uint64],
 ) -> int:
-    """Decode joint (zero run, label) symbols into words; return a status. ``out`` is overwritten."""
+    """Decode joint (zero run, label) symbols into words; return a status. ``out`` is overwritten.
+
+    ``tally`` is added to: the checksum sum of the words, ``first_word`` being the number of the first, and
+    how many labels are not 0.
+    """
     out[:] = 0
     code, runs, labels, raw_bits = table
-    position = 0
+    position = n_kept = 0
     for lane, count, start in zip(
         _lanes(stream, lane_ends), lane_counts.tolist(), lane_starts.tolist(), strict=True
     ):
@@ -200,6 +199,8 @@ def decode_runs(
         position = _scatter(position, advance, labels[symbols], lookup, out)
         if position < 0:
             return OVERRUN
+        n_kept += int(np.count_nonzero(labels[symbols]))
+    _add_tally(first_word, out, n_kept, tally)
     return OK
 
 
@@ -212,11 +213,13 @@ def decode_split_runs(
     label_codes: SymbolTable,
     raw_bits: int,
     lookup: Unsigned,
+    first_word: int,
     out: Unsigned,
+    tally: NDArray[np.uint64],
 ) -> int:
-    """Decode pairs of a zero-run code and a label code into words; return a status."""
+    """Decode pairs of a zero-run code and a label code into words; return a status and tally as above."""
     out[:] = 0
-    position = 0
+    position = n_kept = 0
     for lane, count, start in zip(
         _lanes(stream, lane_ends), lane_counts.tolist(), lane_starts.tolist(), strict=True
     ):
@@ -242,7 +245,15 @@ def decode_split_runs(
         position = _scatter(position, runs, labels, lookup, out)
         if position < 0:
             return OVERRUN
+        n_kept += int(np.count_nonzero(labels))
+    _add_tally(first_word, out, n_kept, tally)
     return OK
+
+
+def _add_tally(first_word: int, out: Unsigned, n_kept: int, tally: NDArray[np.uint64]) -> None:
+    """Add a chunk's checksum sum and kept labels."""
+    tally[0] += np.uint64(partial_checksum(out.view(np.uint8), first_word * out.itemsize // 4))
+    tally[1] += np.uint64(n_kept)
 
 
 def _raw(lane: U8, bits: I64, raw_bits: int) -> I64:
@@ -282,6 +293,11 @@ def unpack_fixed(stream: U8, n_bits: int, out: Unsigned) -> None:
 def gather(lookup: Unsigned, labels: Unsigned, out: Unsigned) -> None:
     """Write ``lookup[labels]`` to ``out``."""
     np.take(lookup, labels, out=out, mode="clip")
+
+
+def gather_blocks(lookup: Unsigned, symbols: Unsigned, out: Unsigned) -> None:
+    """Write the rows of ``lookup`` that symbols name to ``out``, one after the other, as far as it goes."""
+    out[:] = np.take(lookup, symbols, axis=0).reshape(-1)[: out.size]
 
 
 def join_planes(planes: Sequence[U8], rotate: bool, out: Unsigned) -> None:

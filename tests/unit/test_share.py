@@ -278,7 +278,7 @@ def test_non_finite_words_are_counted(name):
 
 def test_scikit_learn_is_imported_only_to_cluster():
     code = (
-        "import sys, numpy as np, dcompress.share as s, dcompress.compress\n"
+        "import sys, numpy as np, dcompress.share as s, dcompress.compression\n"
         "from dcompress.constants import DTYPE_BY_NAME as d\n"
         "s.share(np.float32([1, 2, 0]), d['float32'])\n"
         "s.share(np.arange(99.), d['float64'], method='uniform', n_centroids=4)\n"

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from dcompress.compress import compress_checkpoint, compress_tensor, resolve_global_scopes
+from dcompress.compression import compress_checkpoint, compress_tensor, resolve_global_scopes
 from dcompress.constants import DTYPE_BY_NAME
 from dcompress.errors import DcompressWarning, RecipeError
 from dcompress.floats import narrow, widen
@@ -139,7 +139,7 @@ def test_a_checkpoint_is_compressed_lazily_in_order_and_ties_once(monkeypatch):
         calls.append(name)
         return compress_tensor(name, data, recipe)
 
-    monkeypatch.setattr("dcompress.compress.compress_tensor", spy)
+    monkeypatch.setattr("dcompress.compression.compress_tensor", spy)
     source = checkpoint()
     tensors = compress_checkpoint(source, Recipe())
     assert not calls

@@ -1,0 +1,217 @@
+"""``dcz decode`` and ``dcz verify``: what needs the payload of a ``.dcz`` file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dcompress.cli.options import (
+    check_target,
+    force_option,
+    json_option,
+    limit_option,
+    open_reader,
+    output_stream,
+    print_json,
+    print_lines,
+    quiet_option,
+    threads_option,
+    verbose_option,
+)
+from dcompress.cli.session import Session
+
+if TYPE_CHECKING:
+    from dcompress.decode import FrameReader
+    from dcompress.errors import DecodeError
+
+__all__ = ["decode", "verify"]
+
+_DECODE_HELP = """Decode FILE (.dcz) to a model file.
+
+The suffix of the output says what it becomes: .safetensors, .pt or .npz. Every tensor is checked against
+its checksums; a damaged file leaves no output. FILE may be - for stdin.
+"""
+_DECODE_EPILOG = """\b
+Examples:
+  dcz decode model.dcz
+  dcz decode model.dcz -o model.pt
+  dcz decode model.dcz --tensor 'encoder.*' -o encoder.npz
+  curl -s https://example.org/model.dcz | dcz decode - -o model.safetensors
+"""
+_VERIFY_HELP = """Decode FILE (.dcz) without writing anything, and check every checksum and digest.
+
+Prints one line if all is well. Otherwise every damaged tensor is listed on stderr, and the exit code is 3.
+FILE may be - for stdin.
+"""
+_VERIFY_EPILOG = """\b
+Examples:
+  dcz verify model.dcz
+  for f in *.dcz; do dcz verify "$f" || mv "$f" damaged/; done
+"""
+
+
+@click.command(short_help="Decode a .dcz file to a model file.", help=_DECODE_HELP, epilog=_DECODE_EPILOG)
+@click.argument("file")
+@click.option(
+    "-o", "--output", metavar="OUT", help="Output file, - for stdout.  [default: FILE with .safetensors]"
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["safetensors", "pt", "npz"]),
+    help="What to write.  [default: what the suffix says; safetensors to stdout]",
+)
+@click.option(
+    "--tensor",
+    "patterns",
+    multiple=True,
+    metavar="PATTERN",
+    help="Decode only tensors that match, such as 'fc*'.",
+)
+@threads_option
+@limit_option
+@force_option
+@quiet_option
+@verbose_option("Say how long it took.")
+@click.pass_obj
+def decode(
+    session: Session,
+    file: str,
+    output: str | None,
+    kind: str | None,
+    patterns: tuple[str, ...],
+    threads: int,
+    max_output: int | None,
+    force: bool,
+) -> None:
+    """Decode a frame to a model file."""
+    from dcompress.lazy import read_lazily
+    from dcompress.model_file import kind_of_suffix, write_model
+
+    if output is None and file == "-":
+        raise click.UsageError("name the output with -o when the input is stdin")
+    target = output or str(Path(file).with_suffix(f".{kind or 'safetensors'}"))
+    to_stdout = target == "-"
+    kind = kind or ("safetensors" if to_stdout else kind_of_suffix(target))
+    stream = output_stream() if to_stdout else None
+    start = time.perf_counter()
+    with open_reader(session, file, max_output=max_output, threads=threads) as reader:
+        if not to_stdout:
+            check_target(session, file, target, force)
+        names = _select(reader, patterns)
+        records = [reader.directory.tensors[name] for name in names]
+        n_bytes = sum(record.decoded_bytes for record in records)
+        with session.progress("decoding", n_bytes) as progress:
+            checkpoint = read_lazily(reader, names if patterns else None, progress=progress)
+            with session.writing_to(target):
+                notes = write_model(stream or target, checkpoint, kind=kind, overwrite=force)
+                if stream is not None:
+                    stream.flush()
+    for note in notes:
+        session.note(note)
+    seconds = time.perf_counter() - start
+    session.detail(f"decoded {len(names)} tensors, {n_bytes:,} bytes in {seconds:.1f} s on {threads} threads")
+
+
+@click.command(short_help="Check a .dcz file from end to end.", help=_VERIFY_HELP, epilog=_VERIFY_EPILOG)
+@click.argument("file")
+@threads_option
+@limit_option
+@json_option
+@quiet_option
+@click.pass_obj
+def verify(session: Session, file: str, threads: int, max_output: int | None, as_json: bool) -> int:
+    """Check a frame from end to end; return the exit code."""
+    from dcompress.errors import DecodeError
+    from dcompress.inspection import read_receipt, read_torch_extra
+    from dcompress.lazy import FrameTensors
+
+    with open_reader(session, file, max_output=max_output, threads=threads) as reader:
+        directory = reader.directory
+        stored = [record for record in directory.tensors.values() if record.alias_of is None]
+        reader.check_output(stored)
+        n_bytes = sum(record.decoded_bytes for record in stored)
+        with session.progress("verifying", n_bytes) as progress:
+            tensors = FrameTensors(reader, directory.tensors, progress)
+            checks: list[Callable[[], object]] = [partial(tensors.__getitem__, r.name) for r in stored]
+            checks += [
+                reader.verify_sections,
+                partial(read_receipt, reader),
+                partial(read_torch_extra, reader),
+            ]
+            found = {str(damage): damage for damage in map(_attempt, checks) if damage is not None}
+        damages = list(found.values())
+        for damage in damages:
+            session.error(session.locate(damage))
+    n_damaged = len({damage.tensor for damage in damages if damage.tensor is not None})
+    if as_json:
+        print_json(
+            {
+                "file": file,
+                "ok": not damages,
+                "n_tensors": len(directory.tensors),
+                "n_damaged": n_damaged,
+                "damages": [_describe(damage) for damage in damages],
+            }
+        )
+    elif damages:
+        session.error(f"{file}: damaged: {n_damaged} of {len(stored)} tensors; copy or download it again")
+    elif not session.quiet:
+        n_chunks = sum(len(record.chunks) for record in stored)
+        print_lines(
+            [
+                f"ok: {len(directory.tensors)} tensors, {n_chunks} chunks, {directory.frame_bytes:,} bytes, "
+                f"{n_bytes:,} decoded"
+            ]
+        )
+    return DecodeError.exit_code if damages else 0
+
+
+def _select(reader: FrameReader, patterns: tuple[str, ...]) -> list[str]:
+    """Return the names that any of the patterns matches, in order; all if there is no pattern.
+
+    Raises
+    ------
+    UsageError
+        A pattern matches nothing.
+    """
+    from fnmatch import fnmatchcase
+
+    from dcompress.settings import near
+
+    names = list(reader.directory.tensors)
+    if not patterns:
+        return names
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            hint = near(pattern, names) or "; dcz info lists the tensors"
+            raise click.UsageError(f"--tensor {pattern!r} matches no tensor{hint}")
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _attempt(check: Callable[[], object]) -> DecodeError | None:
+    """Return the damage that a check finds, None if there is none. A limit is no damage, and ends all."""
+    from dcompress.errors import DecodeError, LimitError
+
+    try:
+        check()
+    except LimitError:
+        raise
+    except DecodeError as error:
+        return error
+    return None
+
+
+def _describe(damage: DecodeError) -> dict[str, object]:
+    """Return a damage as plain JSON values."""
+    return {
+        "tensor": damage.tensor,
+        "offset": damage.offset,
+        "rule": damage.rule,
+        "message": damage.message,
+    }

@@ -1,0 +1,209 @@
+"""``dcz encode``: a model file -> a ``.dcz`` file, and a table of what became of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dcompress.cli.options import (
+    check_target,
+    force_option,
+    json_option,
+    output_stream,
+    print_json,
+    print_lines,
+    quiet_option,
+    terminal_width,
+    threads_option,
+    verbose_option,
+)
+from dcompress.cli.session import Session
+
+if TYPE_CHECKING:
+    from dcompress.encode import EncodedFrame
+    from dcompress.recipe import Recipe
+    from dcompress.report import FileReport
+    from dcompress.stages import Checkpoint
+
+__all__ = ["encode"]
+
+_HELP = """Compress MODEL (.safetensors, .pt, .pth, .npz) to a .dcz file.
+
+The preset says what is given up for size: lossless changes nothing; balanced, the default, gives large
+weight tensors 8-bit codebooks and prunes nothing; paper prunes as Deep Compression does, with 8 bits for
+convolutions and 5 for fully connected layers. --sparsity and --bits replace its numbers for all weight
+tensors, --set and --recipe for some. Everything else is stored losslessly.
+
+The table shows the fraction of weights that are not zero (density), shared values (centroids), and how
+far the weights have moved (SQNR, in dB; `exact` if not at all).
+"""
+_EPILOG = """\b
+Examples:
+  dcz encode model.safetensors
+  dcz encode model.pt --preset paper -o small.dcz
+  dcz encode model.pt --sparsity 0.9 --bits 5 --exclude '*.norm.*'
+  dcz encode model.pt --set 'fc*.weight:sparsity=0.9,bits=5' --dry-run
+  dcz encode model.pt --preset lossless -o - | ssh host 'cat > model.dcz'
+"""
+
+
+@click.command(short_help="Compress a model to a .dcz file.", help=_HELP, epilog=_EPILOG)
+@click.argument("model")
+@click.option(
+    "-o", "--output", metavar="OUT.dcz", help="Output file, - for stdout.  [default: MODEL with .dcz]"
+)
+@click.option("--preset", metavar="NAME", help="lossless, balanced or paper.  [default: balanced]")
+@click.option("--recipe", "recipe_file", metavar="FILE.toml", help="Read preset and rules from a file.")
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="RULE",
+    help="Settings for some tensors: 'PATTERN:key=value,...' with sparsity, threshold, quality, bits, "
+    "centroids, method, init and more; a later rule overrides an earlier one.",
+)
+@click.option("--exclude", "excludes", multiple=True, metavar="PATTERN", help="Keep these tensors lossless.")
+@click.option("--sparsity", type=float, metavar="S", help="Fraction of every weight tensor to prune.")
+@click.option("--bits", type=int, metavar="B", help="Codebooks of 2^B values for every weight tensor.")
+@threads_option
+@click.option("--dry-run", is_flag=True, help="Show plan and sizes; write nothing.")
+@json_option
+@click.option("--no-receipt", is_flag=True, help="Leave recipe and errors out of the file.")
+@click.option("--strip-module-prefix", is_flag=True, help="Strip DataParallel's 'module.' from all names.")
+@force_option
+@quiet_option
+@verbose_option("List every tensor, and say how long it took.")
+@click.pass_obj
+def encode(
+    session: Session,
+    model: str,
+    output: str | None,
+    preset: str | None,
+    recipe_file: str | None,
+    sets: tuple[str, ...],
+    excludes: tuple[str, ...],
+    sparsity: float | None,
+    bits: int | None,
+    threads: int,
+    dry_run: bool,
+    as_json: bool,
+    no_receipt: bool,
+    strip_module_prefix: bool,
+    force: bool,
+) -> None:
+    """Compress a model file."""
+    from dcompress.atomic import atomic_writer
+    from dcompress.model_file import read_checkpoint
+
+    recipe = _make_recipe(recipe_file, preset, sets, excludes, sparsity, bits)
+    if model == "-":
+        raise click.UsageError("a model cannot be read from standard input: name a file")
+    with session.working_on(model):
+        is_folder = Path(model).is_dir() or not Path(model).stat()
+    target = output or ("" if is_folder else str(Path(model).with_suffix(".dcz")))
+    to_stdout = target == "-" and not dry_run
+    if to_stdout and as_json:
+        raise click.UsageError("--json and -o - would share stdout: name a file with -o")
+    stream = output_stream() if to_stdout else None
+    if not (dry_run or to_stdout or is_folder or _is_frame(model)):
+        check_target(session, model, target, force)
+    with session.working_on(model):
+        checkpoint = read_checkpoint(model, strip_module_prefix=strip_module_prefix)
+        for note in checkpoint.notes:
+            session.note(note)
+        frame = _encode(session, checkpoint, recipe, not no_receipt, threads)
+    if not dry_run:
+        with session.writing_to(target):
+            if stream is not None:
+                frame.write(stream)
+                stream.flush()
+            else:
+                with atomic_writer(target, overwrite=force) as file:
+                    frame.write(file)
+    report = _report(checkpoint, frame, recipe, with_plan=dry_run)
+    if as_json:
+        print_json({"model": model, "output": None if dry_run else target, **report.to_dict()})
+    elif not session.quiet:
+        _print_table(session, report, to_stdout)
+    if dry_run:
+        session.note("dry run: nothing was written")
+
+
+def _make_recipe(
+    file: str | None,
+    preset: str | None,
+    sets: tuple[str, ...],
+    excludes: tuple[str, ...],
+    sparsity: float | None,
+    bits: int | None,
+) -> Recipe:
+    """Return the recipe that the options ask for: those of the command line on top of the file."""
+    from dcompress.recipe import Recipe
+
+    options = Recipe.from_options(preset or "balanced", sets, excludes, sparsity, bits)
+    if file is None:
+        return options
+    recipe = Recipe.from_toml(Path(file)).extended(options)
+    return recipe if preset is None else dataclasses.replace(recipe, preset=preset)
+
+
+def _is_frame(model: str) -> bool:
+    """Return whether the model is a ``.dcz`` file already, which its reader tells better than its target."""
+    from dcompress.constants import SIGNATURE
+
+    if not Path(model).is_file():
+        return False
+    with Path(model).open("rb") as stream:
+        return stream.read(len(SIGNATURE)) == SIGNATURE
+
+
+def _encode(
+    session: Session, checkpoint: Checkpoint, recipe: Recipe, receipt: bool, threads: int
+) -> EncodedFrame:
+    """Encode, with a progress bar."""
+    from dcompress.encode import encode_checkpoint
+    from dcompress.stages import tensor_specs
+
+    sizes = 0
+    for name, (dtype, shape) in tensor_specs(checkpoint.tensors).items():
+        if name not in checkpoint.ties:
+            n_bytes = dtype.element_bytes
+            for size in shape:
+                n_bytes *= size
+            sizes += n_bytes
+    start = time.perf_counter()
+    with session.progress("encoding", sizes) as progress:
+        frame = encode_checkpoint(checkpoint, recipe, receipt=receipt, threads=threads, progress=progress)
+    seconds = time.perf_counter() - start
+    session.detail(f"encoded {sizes:,} bytes in {seconds:.1f} s on {threads} threads")
+    return frame
+
+
+def _report(checkpoint: Checkpoint, frame: EncodedFrame, recipe: Recipe, *, with_plan: bool) -> FileReport:
+    """Return what became of the model."""
+    from dcompress.container.reader import read_directory
+    from dcompress.limits import DecodeLimits
+    from dcompress.report import Outcome, report_directory
+    from dcompress.stages import tensor_specs
+
+    unlimited = 1 << 62
+    limits = DecodeLimits(unlimited, unlimited, unlimited, unlimited, unlimited, unlimited)
+    outcomes = {report.name: Outcome(report.sqnr) for report in frame.reports}
+    plan = recipe.plan(tensor_specs(checkpoint.tensors)) if with_plan else None
+    return report_directory(read_directory(frame.head, limits), outcomes, recipe.to_dict(), plan)
+
+
+def _print_table(session: Session, report: FileReport, to_stderr: bool) -> None:
+    """Print table and totals."""
+    from dcompress.cli.tables import report_lines, summary_lines
+
+    width = None if to_stderr else terminal_width()
+    lines = report_lines(report, width, every=session.verbose) + summary_lines(report)
+    if to_stderr:
+        click.echo("\n".join(lines), err=True)
+    else:
+        print_lines(lines)

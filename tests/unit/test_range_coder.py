@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dcompress.coding.range_coder import SideReader, SideWriter
+from dcompress.errors import CorruptError
+from tests.checks import raises_rule
+
+numbers = st.integers(0, 2**64 - 1) | st.integers(0, 20) | st.integers(0, 64).map(lambda n: (1 << n) - 1)
+operations = st.lists(
+    st.tuples(st.just("bit"), st.integers(0, 5), st.integers(0, 1))
+    | st.integers(0, 64).flatmap(
+        lambda n: st.tuples(st.just("raw"), st.just(n), st.integers(0, (1 << n) - 1))
+    )
+    | st.tuples(st.just("number"), st.integers(0, 3), numbers),
+    max_size=60,
+)
+
+
+def written(steps):
+    writer = SideWriter()
+    for kind, context, value in steps:
+        if kind == "raw":
+            writer.raw(value, context)
+        else:
+            getattr(writer, kind)(context, value)
+    return writer.finish()
+
+
+def read(steps, data):
+    reader = SideReader(data)
+    values = []
+    for kind, context, _ in steps:
+        if kind == "number":
+            values.append(reader.number(context, 2**64 - 1))
+        else:
+            values.append(getattr(reader, kind)(context))
+    return values, reader
+
+
+def values_of(steps):
+    return [value for _, _, value in steps]
+
+
+@given(operations)
+def test_what_was_written_is_read(steps):
+    data = written(steps)
+    values, reader = read(steps, data)
+    assert values == values_of(steps)
+    reader.finish()
+
+
+@given(operations)
+def test_writing_is_deterministic_and_leaves_no_zero_at_the_end(steps):
+    data = written(steps)
+    assert data == written(steps)
+    assert not data.endswith(b"\x00")
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.just("bit"), st.just(0), st.integers(0, 1)), max_size=14))
+def test_no_shorter_string_decodes_the_same(steps):
+    data = written(steps)
+    assert len(data) <= 2
+    for length in range(len(data)):
+        for shorter in itertools.product(range(256), repeat=length):
+            assert read(steps, bytes(shorter))[0] != values_of(steps)
+
+
+def test_nothing_takes_no_bytes():
+    assert written([]) == b""
+    SideReader(b"").finish()
+
+
+@given(operations)
+def test_a_zero_at_the_end_is_refused(steps):
+    _, reader = read(steps, written(steps) + b"\x00")
+    with raises_rule(CorruptError, "TAB-02"):
+        reader.finish()
+
+
+@given(operations, st.binary(min_size=1, max_size=3))
+def test_bytes_that_are_never_read_are_refused(steps, extra):
+    # Every step takes less than ten bytes, the start four.
+    data = written(steps).ljust(4 + 10 * len(steps) + 1, b"\x01") + extra
+    reader = SideReader(data)
+    for _ in steps:
+        reader.raw(8)
+    with raises_rule(CorruptError, "TAB-02"):
+        reader.finish()
+
+
+@pytest.mark.parametrize("value", [0, 1, 2, 3, 255, 256, 2**32, 2**63, 2**64 - 1])
+def test_numbers_keep_to_their_limit(value):
+    data = written([("number", 5, value)])
+    assert SideReader(data).number(5, value) == value
+    if value:
+        with raises_rule(CorruptError, "TAB-01"):
+            SideReader(data).number(5, value - 1)
+
+
+@given(st.binary(max_size=60), operations)
+def test_any_bytes_can_be_read(data, steps):
+    values, reader = read(steps, data)
+    for (kind, context, _), value in zip(steps, values, strict=True):
+        assert 0 <= value < (1 << 64 if kind == "number" else 1 << context if kind == "raw" else 2)
+    try:
+        reader.finish()
+    except CorruptError as error:
+        assert error.rule == "TAB-02"
+
+
+def test_bits_that_repeat_become_cheap():
+    steps = [("bit", 7, 0)] * 4000
+    # An ideal coder that never holds a bit for impossible (chance of 32 in 4,096) takes 5.7 bytes.
+    assert len(written(steps)) < 4000 * 0.0114 / 8 + 8
+
+
+def test_a_carry_runs_through_all_bytes():
+    # Ones push the low end up to the brink; every split of the interval may carry.
+    for n in range(1, 200):
+        steps = [("bit", 0, 1)] * n + [("raw", 16, 0xFFFF), ("bit", 1, 1)]
+        values, reader = read(steps, written(steps))
+        assert values == values_of(steps)
+        reader.finish()
+
+
+def test_raw_bits_cost_what_they_are():
+    steps = [("raw", 64, 0x0123456789ABCDEF)] * 100
+    assert 800 <= len(written(steps)) <= 801
