@@ -52,12 +52,14 @@ class Difference:
 
     @property
     def sqnr(self) -> float:
-        """Signal to noise ratio in dB; infinite where no value differs."""
-        if self.noise == 0:
+        """Signal to noise ratio in dB; infinite if no value differs, NaN if the squares leave float64."""
+        if self.n_different == 0:
             return math.inf
-        if self.signal == 0 or math.isinf(self.noise):
+        if self.signal == 0 or math.isinf(self.max_error):
             return -math.inf
-        return 10 * math.log10(self.signal / self.noise)
+        if self.noise == 0 or math.isinf(self.noise) or math.isinf(self.signal):
+            return math.nan
+        return 10 * (math.log10(self.signal) - math.log10(self.noise))
 
 
 def compare_tensors(first: TensorData, second: TensorData) -> Difference:
@@ -106,11 +108,17 @@ def to_values(words: Words, dtype: DType) -> NDArray[np.float64]:
     if dtype.name in _FLOAT8:
         return _float8_table(*_FLOAT8[dtype.name])[words]
     if dtype.name == "float8_e5m2":  # the upper half of a float16
-        return (words.astype(np.uint16) << 8).view(np.float16).astype(np.float64)
+        return _widened((words.astype(np.uint16) << 8).view(np.float16))
     if dtype.name == "bfloat16":  # the upper half of a float32
-        return (words.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        return _widened((words.astype(np.uint32) << 16).view(np.float32))
     letter = {WordKind.FLOAT: "f", WordKind.SIGNED: "i", WordKind.UNSIGNED: "u"}[dtype.kind]
-    return words.view(f"<{letter}{dtype.word_bytes}").astype(np.float64)
+    return _widened(words.view(f"<{letter}{dtype.word_bytes}"))
+
+
+def _widened(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return values as float64; a signalling NaN becomes a quiet one without a word."""
+    with np.errstate(invalid="ignore"):
+        return values.astype(np.float64)
 
 
 def _errors(first: TensorData, second: TensorData, part: slice) -> NDArray[np.float64]:

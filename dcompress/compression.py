@@ -19,7 +19,9 @@ from dcompress.values import find_values
 
 __all__ = ["CompressedTensors", "compress_checkpoint", "compress_tensor", "resolve_global_scopes"]
 
-_MAX_VALUES = 4096  # what the format codes as labels
+# How many values a tensor may hold to be taken as shared already, by bytes of a weight. The format codes up
+# to 4,096 as labels; but an ordinary bfloat16 tensor holds one or two thousand.
+_MAX_VALUES = {2: 512, 4: 4096, 8: 4096}
 _PRUNED_ALREADY = 0.25  # zeros, as a fraction, beyond which a preset takes a tensor as pruned
 
 
@@ -60,7 +62,7 @@ def compress_tensor(name: str, tensor: TensorData, recipe: TensorRecipe) -> Shar
         return tensor
     share_rule = recipe.share
     if share_rule is not None and not recipe.explicit:
-        most = min(_MAX_VALUES, tensor.words.size // 4)
+        most = min(_MAX_VALUES[tensor.dtype.word_bytes], tensor.words.size // 4)
         if find_values(tensor.words, most) is not None:
             share_rule = None
             if not recipe.explicit_prune:

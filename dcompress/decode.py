@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
 
 import numpy as np
 
@@ -21,8 +20,9 @@ from dcompress.container.reader import read_directory, read_preamble
 from dcompress.container.records import ChunkRecord, Directory, SectionRecord, TensorRecord
 from dcompress.cursor import Cursor
 from dcompress.errors import ChecksumError, CorruptError, DecodeError, LimitError, TruncatedError
-from dcompress.kernels import select
+from dcompress.kernels import expect, select
 from dcompress.limits import DecodeLimits
+from dcompress.source import BytesSource, FileSource, Source
 from dcompress.stages import SharedTensor, TensorData, Words, word_dtype
 
 __all__ = ["FrameReader", "open_frame"]
@@ -30,60 +30,12 @@ __all__ = ["FrameReader", "open_frame"]
 Progress = Callable[[int], None]
 
 
-class _Source(Protocol):
-    """Where a frame's bytes come from."""
-
-    def size(self) -> int: ...
-    def read(self, offset: int, n_bytes: int) -> memoryview: ...
-    def close(self) -> None: ...
-
-
-class _BytesSource:
-    """A frame in memory."""
-
-    def __init__(self, data: bytes | bytearray | memoryview) -> None:
-        self._data = memoryview(data).cast("B")
-
-    def size(self) -> int:
-        return len(self._data)
-
-    def read(self, offset: int, n_bytes: int) -> memoryview:
-        return self._data[offset : offset + n_bytes]
-
-    def close(self) -> None:
-        self._data.release()
-
-
-class _FileSource:
-    """A frame on disk. Read, not mapped: a file that shrinks meanwhile must not end the process."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115 (closed by close)
-
-    def size(self) -> int:
-        return os.fstat(self._file.fileno()).st_size
-
-    def read(self, offset: int, n_bytes: int) -> memoryview:
-        n_bytes = max(0, min(n_bytes, self.size() - offset))
-        buffer = np.empty(n_bytes, np.uint8).data
-        done = 0
-        while done < n_bytes:
-            part = os.preadv(self._file.fileno(), [buffer[done:]], offset + done)
-            if part == 0:
-                break
-            done += part
-        return buffer[:done]
-
-    def close(self) -> None:
-        self._file.close()
-
-
 class FrameReader:
     """An open frame: its directory, and its tensors on demand.
 
     Parameters
     ----------
-    source : _Source
+    source : Source
         Where the bytes are; use ``open_frame``.
     limits : DecodeLimits
         Checked before anything is allocated.
@@ -91,7 +43,7 @@ class FrameReader:
         Threads that decode chunks and tensors. The result does not depend on it.
     """
 
-    def __init__(self, source: _Source, limits: DecodeLimits, threads: int) -> None:
+    def __init__(self, source: Source, limits: DecodeLimits, threads: int) -> None:
         self._source = source
         self._limits = limits
         self._threads = threads
@@ -168,8 +120,10 @@ class FrameReader:
         """
         record = self._record(name)
         self.check_output([record])
+        work = self._work([record])
+        expect(work)
         with self._executor() as executor:
-            return self._decode(record, executor, self._work([record]), out)
+            return self._start(record, executor, work, out).finish()
 
     def read_all(self, progress: Progress | None = None) -> Mapping[str, TensorData]:
         """Return every tensor, in order; aliases are the same object as the tensor they share.
@@ -183,12 +137,15 @@ class FrameReader:
         self.check_output(records)
         done: dict[str, TensorData] = {}
         work = self._work(records)
+        expect(work)
         with self._executor() as executor:
-            for record in records:
-                done[record.name] = self._decode(record, executor, work)
+            # With threads, all tensors are started here and now; without, each when it is finished.
+            jobs: Iterable[_Job] = (self._start(record, executor, work) for record in records)
+            for job in jobs if executor is None else list(jobs):
+                done[job.record.name] = job.finish()
                 if progress is not None:
-                    progress(record.decoded_bytes)
-        return {name: done[record.alias_of or name] for name, record in self.directory.tensors.items()}
+                    progress(job.record.decoded_bytes)
+        return {name: done[self._record(name).name] for name in self.directory.tensors}
 
     def read_rows(self, name: str, start: int, stop: int) -> TensorData:
         """Return rows ``start`` to ``stop`` of the first dimension, decoding only the chunks they need.
@@ -212,7 +169,7 @@ class FrameReader:
                 begin, end = record.chunk_words(number)
                 if end <= first or begin >= last:
                     continue
-                words: Words = np.empty(end - begin, out.dtype)
+                words: Words = np.zeros(end - begin, out.dtype)
                 with _located(record, record.chunks[number]):
                     chunk = self._stored(record, number) if number else first_chunk
                     coder.decode_chunk(chunk, begin, words, work)
@@ -284,11 +241,13 @@ class FrameReader:
     @staticmethod
     def _work(records: list[TensorRecord]) -> int:
         """Return about how many symbols these tensors take to decode."""
-        return sum(
-            record.n_kept if record.coder in RUN_CODERS else record.n_words
-            for record in records
-            if record.coder != CODER_RAW
-        )
+        work = 0
+        for record in records:
+            if record.coder != CODER_RAW:
+                # Writing and checking sixteen words takes about as long as decoding a symbol.
+                work += record.n_words // 16
+                work += record.n_kept if record.coder in RUN_CODERS else record.n_words
+        return work
 
     def _open(self, record: TensorRecord) -> tuple[Coder, memoryview]:
         """Read the first chunk of a tensor; return its coder, with the tables, and what follows them."""
@@ -314,20 +273,26 @@ class FrameReader:
             raise ChecksumError("chunk does not match its checksum", rule="CHK-01")
         return chunk
 
-    def _decode(
+    def _start(
         self, record: TensorRecord, executor: Executor | None, work: int, target: Words | None = None
-    ) -> TensorData:
-        """Decode a tensor, into ``target`` if given, and check it against its digest."""
+    ) -> _Job:
+        """Begin to decode a tensor, into ``target`` if given."""
+        select(work)  # before the tables are read, so that they are read by the same kernels
+        wants_zeros = CODERS[record.coder].wants_zeros
         if target is None:
-            target = np.empty(record.n_words, word_dtype(record.dtype.word_bytes))
-        out = target
+            new = np.zeros if wants_zeros else np.empty
+            out: Words = new(record.n_words, word_dtype(record.dtype.word_bytes))
+        else:
+            out = target
         if not record.chunks:
-            return TensorData(record.dtype, record.shape, out)
+            return _Job(record, out, ())
         coder, first_chunk = self._open(record)
 
         def decode_one(number: int) -> tuple[int, int]:
             begin, end = record.chunk_words(number)
             words = out[begin:end]
+            if wants_zeros and target is not None:
+                words.fill(0)
             with _located(record, record.chunks[number]):
                 chunk = self._stored(record, number) if number else first_chunk
                 tally = coder.decode_chunk(chunk, begin, words, work)
@@ -336,19 +301,40 @@ class FrameReader:
             n_kept = int(np.count_nonzero(words)) if record.coder in RUN_CODERS else 0
             return partial_sum(words, begin * record.dtype.word_bytes, work), n_kept
 
-        numbers = range(len(record.chunks))
-        if executor is None or len(numbers) == 1:
-            tallies = [decode_one(number) for number in numbers]
-        else:
-            tallies = list(executor.map(decode_one, numbers))
-        if record.coder != CODER_RAW and fold(sum(total for total, _ in tallies)) != record.digest:
+        run = map if executor is None else executor.map
+        return _Job(record, out, run(decode_one, range(len(record.chunks))))
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A tensor that is being decoded: its chunks give checksum sum and kept words when they are done."""
+
+    record: TensorRecord
+    out: Words
+    tallies: Iterable[tuple[int, int]]
+
+    def finish(self) -> TensorData:
+        """Wait for the chunks, and check the tensor against its digest and its count.
+
+        Raises
+        ------
+        ChecksumError
+            The digest differs (DIG-01).
+        CorruptError
+            The count differs (DIG-02), or a chunk is illegal.
+        """
+        record = self.record
+        total = n_kept = 0
+        for part, kept in self.tallies:
+            total += part
+            n_kept += kept
+        if record.coder != CODER_RAW and fold(total) != record.digest:
             raise ChecksumError("decoded values do not match their digest", rule="DIG-01", tensor=record.name)
-        n_kept = sum(kept for _, kept in tallies)
         if record.coder in RUN_CODERS and n_kept != record.n_kept:
             raise CorruptError(
                 f"{n_kept} words are kept, not {record.n_kept}", rule="DIG-02", tensor=record.name
             )
-        return TensorData(record.dtype, record.shape, out)
+        return TensorData(record.dtype, record.shape, self.out)
 
 
 @contextmanager
@@ -377,13 +363,13 @@ def open_frame(
     DecodeError
         It is not a frame, or its header is damaged or exceeds a limit.
     """
-    opened: _Source
+    opened: Source
     if isinstance(source, (bytes, bytearray, memoryview)):
-        opened = _BytesSource(source)
+        opened = BytesSource(source)
     elif isinstance(source, (str, os.PathLike)):
-        opened = _FileSource(source)
+        opened = FileSource(source)
     else:
-        opened = _BytesSource(source.read())
+        opened = BytesSource(source.read())
     try:
         return FrameReader(opened, limits or DecodeLimits(), threads)
     except BaseException:

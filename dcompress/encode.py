@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from dcompress import kernels
 from dcompress.checksum import fold, partial_sum
 from dcompress.choice import Choice, choose_plain, choose_shared, table_bytes
 from dcompress.coding import Codebook
@@ -34,7 +35,7 @@ from dcompress.container.writer import CodedTensor, Section, write_head
 from dcompress.errors import EncodeError
 from dcompress.floats import SHAREABLE, blocks, widen
 from dcompress.recipe import Recipe
-from dcompress.stages import Checkpoint, SharedTensor, TensorData, Words
+from dcompress.stages import Checkpoint, SharedTensor, TensorData, Words, tensor_specs
 from dcompress.values import find_values
 
 __all__ = ["EncodedFrame", "TensorReport", "encode_checkpoint", "encode_tensor", "recognise"]
@@ -53,12 +54,15 @@ class TensorReport:
         Name of the tensor.
     coded : CodedTensor
         Its coded form.
+    n_kept : int
+        Words that are not pruned: not zero.
     signal, noise : float
         Sums of squares of the weights, and of what compression changed in them; noise 0 = exact.
     """
 
     name: str
     coded: CodedTensor
+    n_kept: int
     signal: float = 0.0
     noise: float = 0.0
 
@@ -148,6 +152,8 @@ def encode_checkpoint(
     recipe = recipe or Recipe()
     for name in checkpoint.tensors:
         _check_name(name)
+    specs = tensor_specs(checkpoint.tensors).values()
+    kernels.expect(sum(math.prod(shape) * dtype.words_per_element for dtype, shape in specs))
     compressed = compress_checkpoint(checkpoint, recipe)
     coded: dict[str, CodedTensor | str] = {}
     reports: list[TensorReport] = []
@@ -161,7 +167,7 @@ def encode_checkpoint(
             tensor = compress_tensor(name, original, compressed.plan[name])
             one = encode_tensor(tensor, executor)
             coded[name] = one
-            reports.append(TensorReport(name, one, *measure_error(original, tensor)))
+            reports.append(TensorReport(name, one, _count_kept(tensor), *measure_error(original, tensor)))
             if progress is not None:
                 progress(original.n_bytes)
     sections = _sections(checkpoint, recipe, reports, receipt)
@@ -183,6 +189,13 @@ def _check_name(name: str) -> None:
         name.encode()
     except UnicodeEncodeError:
         raise EncodeError(f"tensor name {name!r} is not valid Unicode; rename the tensor") from None
+
+
+def _count_kept(tensor: TensorData | SharedTensor) -> int:
+    """Return how many words of a tensor are not zero."""
+    if isinstance(tensor, SharedTensor):
+        return int(np.count_nonzero(tensor.labels)) if tensor.has_zero else tensor.labels.size
+    return int(np.count_nonzero(tensor.words))
 
 
 def measure_error(original: TensorData, tensor: TensorData | SharedTensor) -> tuple[float, float]:

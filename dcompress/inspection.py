@@ -34,11 +34,13 @@ class Receipt:
     errors: dict[str, tuple[float, float]]
 
     def sqnr(self, name: str) -> float:
-        """Return the signal to noise ratio of a tensor in dB; infinite if it is exact."""
+        """Return the signal to noise ratio of a tensor in dB; infinite if exact, NaN if unknown."""
         signal, noise = self.errors.get(name, (0.0, 0.0))
         if noise == 0:
             return math.inf
-        return 10 * math.log10(signal / noise) if signal else -math.inf
+        if not (0 <= signal < math.inf and 0 < noise < math.inf):
+            return math.nan
+        return 10 * (math.log10(signal) - math.log10(noise)) if signal else -math.inf
 
 
 def read_receipt(reader: FrameReader) -> Receipt | None:
@@ -59,7 +61,7 @@ def read_receipt(reader: FrameReader) -> Receipt | None:
             for number, (signal, noise) in content["errors"].items()
         }
         return Receipt(dict(content["recipe"]), errors)
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise CorruptError(f"the receipt makes no sense: {error!r}", rule="SEC-02") from None
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcompress.constants import RUN_CODERS, SECTION_NAMES, SHARED_CODERS
 from dcompress.container.records import Directory, TensorRecord
-from dcompress.recipe import TensorRecipe
+
+if TYPE_CHECKING:
+    from dcompress.recipe import TensorRecipe
 
 __all__ = ["FileReport", "Outcome", "TensorRow", "describe_plan", "finite", "report_directory"]
 
@@ -160,7 +162,7 @@ class FileReport:
             "n_weights": self.n_weights,
             "bits_per_weight": self.bits_per_weight,
             "ratio": self.ratio,
-            "recipe": None if self.recipe is None else {"preset": "balanced"} | self.recipe,
+            "recipe": None if self.recipe is None else _plain({"preset": "balanced"} | self.recipe),
             "metadata": self.metadata,
             "tensors": [row.to_dict() for row in self.rows],
         }
@@ -209,7 +211,7 @@ def describe_plan(recipe: TensorRecipe) -> str:
 
     Examples
     --------
-    >>> from dcompress.recipe import PruneRule, ShareRule
+    >>> from dcompress.recipe import PruneRule, ShareRule, TensorRecipe
     >>> describe_plan(TensorRecipe(PruneRule(sparsity=0.9), ShareRule(n_centroids=32)))
     'prune 90 %, kmeans 32'
     """
@@ -240,6 +242,19 @@ def describe_plan(recipe: TensorRecipe) -> str:
 def finite(value: float | None) -> float | None:
     """Return a number that JSON can hold, or None."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def _plain(value: Any, depth: int = 8) -> Any:
+    """Return JSON values of a stranger so that they can be written as JSON: finite, and not too deep."""
+    if isinstance(value, float):
+        return finite(value)
+    if isinstance(value, (dict, list)) and depth == 0:
+        return None
+    if isinstance(value, dict):
+        return {key: _plain(item, depth - 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item, depth - 1) for item in value]
+    return value
 
 
 def _make_row(record: TensorRecord, outcome: Outcome | None, plan: str) -> TensorRow:

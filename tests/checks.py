@@ -36,10 +36,12 @@ def raises_rule(kind: type[DecodeError], rule: str) -> Iterator[None]:
 class Guarded:
     """An output array with guard bytes on both sides; ``intact`` tells whether all of them are left."""
 
-    def __init__(self, n_words: int, dtype: np.dtype) -> None:
+    def __init__(self, n_words: int, dtype: np.dtype, zero: bool = False) -> None:
         dtype = np.dtype(dtype)
         self._memory = np.full(2 * _MARGIN + n_words * dtype.itemsize, _GUARD, np.uint8)
         self.words = self._memory[_MARGIN : self._memory.size - _MARGIN].view(dtype)
+        if zero:
+            self.words.fill(0)
 
     @property
     def intact(self) -> bool:
@@ -67,6 +69,8 @@ def reread(coder, layout: TensorLayout):
 def decode(coder, chunk: bytes, first_word: int, n_words: int, word_bytes: int) -> np.ndarray:
     """Decode a chunk; nothing beyond its words may be written, whatever the chunk is."""
     out = Guarded(n_words, word_dtype(word_bytes))
+    if coder.wants_zeros:
+        out.words[:] = 0
     try:
         coder.decode_chunk(memoryview(chunk), first_word, out.words, n_words)
     finally:

@@ -41,6 +41,13 @@ class _Dcz(click.Group):
         run = super().main
         sys.exit(session.run(lambda: run(*args, **options)))
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # click would print an empty line
+            raise click.Abort from None
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order in which they are used."""
         return list(self.commands)
@@ -69,8 +76,11 @@ for _command in (encode, decode, info, verify, compare):
 
 
 def main() -> NoReturn:
-    """Run ``dcz``. SIGTERM ends it as Ctrl-C does, so that no temporary file stays behind."""
+    """Run ``dcz``. Signals that end it do so as Ctrl-C does, so that no temporary file stays behind."""
     import signal
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda caught, _: sys.exit(128 + caught))
     cli.main()

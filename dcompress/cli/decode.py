@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from dcompress.cli.options import (
     check_target,
+    default_output,
     force_option,
     json_option,
     limit_option,
@@ -95,7 +95,7 @@ def decode(
 
     if output is None and file == "-":
         raise click.UsageError("name the output with -o when the input is stdin")
-    target = output or str(Path(file).with_suffix(f".{kind or 'safetensors'}"))
+    target = output or default_output(file, f".{kind or 'safetensors'}")
     to_stdout = target == "-"
     kind = kind or ("safetensors" if to_stdout else kind_of_suffix(target))
     stream = output_stream() if to_stdout else None

@@ -11,6 +11,7 @@ import click
 
 from dcompress.cli.options import (
     check_target,
+    default_output,
     force_option,
     json_option,
     output_stream,
@@ -103,13 +104,13 @@ def encode(
     if model == "-":
         raise click.UsageError("a model cannot be read from standard input: name a file")
     with session.working_on(model):
-        is_folder = Path(model).is_dir() or not Path(model).stat()
-    target = output or ("" if is_folder else str(Path(model).with_suffix(".dcz")))
+        Path(model).stat()
+    target = output or default_output(model, ".dcz")
     to_stdout = target == "-" and not dry_run
     if to_stdout and as_json:
         raise click.UsageError("--json and -o - would share stdout: name a file with -o")
     stream = output_stream() if to_stdout else None
-    if not (dry_run or to_stdout or is_folder or _is_frame(model)):
+    if not (dry_run or to_stdout or _is_hopeless(model)):
         check_target(session, model, target, force)
     with session.working_on(model):
         checkpoint = read_checkpoint(model, strip_module_prefix=strip_module_prefix)
@@ -151,12 +152,12 @@ def _make_recipe(
     return recipe if preset is None else dataclasses.replace(recipe, preset=preset)
 
 
-def _is_frame(model: str) -> bool:
-    """Return whether the model is a ``.dcz`` file already, which its reader tells better than its target."""
+def _is_hopeless(model: str) -> bool:
+    """Return whether the model is no model at sight, which its reader tells better than its target."""
     from dcompress.constants import SIGNATURE
 
     if not Path(model).is_file():
-        return False
+        return True
     with Path(model).open("rb") as stream:
         return stream.read(len(SIGNATURE)) == SIGNATURE
 
@@ -192,7 +193,7 @@ def _report(checkpoint: Checkpoint, frame: EncodedFrame, recipe: Recipe, *, with
 
     unlimited = 1 << 62
     limits = DecodeLimits(unlimited, unlimited, unlimited, unlimited, unlimited, unlimited)
-    outcomes = {report.name: Outcome(report.sqnr) for report in frame.reports}
+    outcomes = {report.name: Outcome(report.sqnr, report.n_kept) for report in frame.reports}
     plan = recipe.plan(tensor_specs(checkpoint.tensors)) if with_plan else None
     return report_directory(read_directory(frame.head, limits), outcomes, recipe.to_dict(), plan)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_target",
+    "default_output",
     "force_option",
     "json_option",
     "limit_option",
@@ -125,6 +126,11 @@ def terminal_width() -> int | None:
     if sys.stdout is None or not sys.stdout.isatty():
         return None
     return shutil.get_terminal_size().columns
+
+
+def default_output(path: str, suffix: str) -> str:
+    """Return the input's path with another suffix."""
+    return str(Path(path).with_suffix(suffix)) if Path(path).name else path + suffix
 
 
 def output_stream() -> BinaryIO:

@@ -146,7 +146,7 @@ class Session:
     def locate(self, error: DcompressError) -> str:
         """Return the text of an error, with its file in front if it is about one and does not name it."""
         text = str(error)
-        if not self._path or isinstance(error, RecipeError) or text.startswith(self._path):
+        if not self._path or isinstance(error, RecipeError) or text.startswith(f"{self._path}: "):
             return text
         return f"{self._path}: {text}"
 

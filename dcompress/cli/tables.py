@@ -28,7 +28,7 @@ def report_lines(report: FileReport, width: int | None, *, every: bool) -> list[
         Whether small lossless tensors get a row each, however many they are.
     """
     rows, folded = fold_small(report.rows, _is_small, every)
-    if not rows:
+    if not report.rows:
         return ["no tensors"]
     columns = [
         Column("tensor", [printable(row.name) for row in rows], right=False),
@@ -46,7 +46,7 @@ def report_lines(report: FileReport, width: int | None, *, every: bool) -> list[
         columns = [column for column in columns if column.title not in ("coder", "dtype")]
     if all(row.sqnr is None for row in report.stored):
         columns = [column for column in columns if column.title != "SQNR"]
-    lines = layout_table(columns, width)
+    lines = layout_table(columns, width) if rows else []
     if folded:
         stored = sum(row.stored_bytes for row in folded)
         n_weights = sum(row.n_weights for row in folded)
@@ -76,8 +76,10 @@ def describe_recipe(recipe: dict[str, Any]) -> str:
         if isinstance(rule, dict):
             settings = ",".join(f"{key}={value}" for key, value in rule.items() if key != "pattern")
             words.append(f"set {rule.get('pattern')}:{settings}")
-    if recipe.get("exclude"):
-        words.append("exclude " + " ".join(str(pattern) for pattern in recipe["exclude"]))
+    excludes = recipe.get("exclude")
+    if excludes:
+        excludes = excludes if isinstance(excludes, list) else [excludes]
+        words.append("exclude " + " ".join(str(pattern) for pattern in excludes))
     return printable("; ".join(words))
 
 
@@ -100,7 +102,7 @@ def shape_text(shape: tuple[int, ...]) -> str:
 
 def decibels(sqnr: float | None) -> str:
     """Return a signal to noise ratio for people."""
-    if sqnr is None:
+    if sqnr is None or math.isnan(sqnr):
         return "-"
     return "exact" if sqnr == math.inf else f"{sqnr:.1f} dB"
 

@@ -47,10 +47,12 @@ class Coder(ABC):
     """One way to code the words of a tensor, chunk by chunk.
 
     A coder holds the tables of its tensor. ``encode_chunk`` gets the labels (coders with a codebook) or the
-    words (all others) of one chunk and returns its bytes; ``decode_chunk`` fills in its words.
+    words (all others) of one chunk and returns its bytes; ``decode_chunk`` fills in its words, which must be
+    zero before if the coder ``wants_zeros``.
     """
 
     number: ClassVar[int]
+    wants_zeros: ClassVar[bool] = False
 
     @cached_property
     def _built(self) -> dict[str, Any]:

@@ -119,7 +119,7 @@ class HuffmanCode:
                 raise CorruptError("a lone symbol must have code length 1", rule="HUF-04")
             return
         whole = 1 << MAX_CODE_LENGTH
-        kraft = sum(whole >> int(length) for length in lengths[lengths > 0])
+        kraft = int((whole >> lengths[lengths > 0].astype(np.int64)).sum())
         if kraft != whole:
             kind = "oversubscribed" if kraft > whole else "incomplete"
             raise CorruptError(f"code lengths are {kind}: Kraft sum {kraft}/{whole}", rule="HUF-02")

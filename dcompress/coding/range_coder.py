@@ -5,22 +5,24 @@ Slow and close to the entropy, for a few hundred numbers a tensor. Weights never
 
 from __future__ import annotations
 
-from dcompress.errors import CorruptError
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["SideReader", "SideWriter"]
+from dcompress import kernels
+from dcompress.errors import CorruptError
+from dcompress.kernels.reference import OK, SIDE_CEILING, SIDE_FLOOR, SIDE_SHIFTS
+
+__all__ = ["LENGTH_CONTEXTS", "SideReader", "SideWriter"]
 
 _TOP = 1 << 24
 _MASK = 0xFFFFFFFF
 _PROBABILITY_BITS = 12
 _WHOLE = 1 << _PROBABILITY_BITS
 _HALF = _WHOLE // 2
-_FLOOR = 32  # no bit is ever held for impossible
-_CEILING = _WHOLE - _FLOOR
-# How far a probability moves after the n-th bit in its context: fast at first, then steady.
-_SHIFTS = (1, 2, 2, 3, 3, 3, 4, 4, 4, 4, 4, 4, 5)
-_SETTLED = len(_SHIFTS) - 1
+_SETTLED = len(SIDE_SHIFTS) - 1
 _MAX_BITS = 64
-N_CONTEXTS = 2048
+N_CONTEXTS = 2016
+LENGTH_CONTEXTS = 1984  # the first context of code lengths; those of numbers are below
 _NUMBER_CONTEXTS = _MAX_BITS  # contexts that each kind of number takes
 _RAW_STEP = 8  # equally likely bits are coded up to eight at a time
 
@@ -43,12 +45,12 @@ class SideWriter:
         if bit:
             self._low += bound
             self._range -= bound
-            chance -= chance >> _SHIFTS[seen]
-            self._chances[context] = chance if chance > _FLOOR else _FLOOR
+            chance -= chance >> SIDE_SHIFTS[seen]
+            self._chances[context] = chance if chance > SIDE_FLOOR else SIDE_FLOOR
         else:
             self._range = bound
-            chance += (_WHOLE - chance) >> _SHIFTS[seen]
-            self._chances[context] = chance if chance < _CEILING else _CEILING
+            chance += (_WHOLE - chance) >> SIDE_SHIFTS[seen]
+            self._chances[context] = chance if chance < SIDE_CEILING else SIDE_CEILING
         if seen < _SETTLED:
             self._seen[context] = seen + 1
         if self._range < _TOP:
@@ -119,14 +121,14 @@ class SideReader:
         bound = (self._range >> _PROBABILITY_BITS) * chance
         if self._code < bound:
             self._range = bound
-            chance += (_WHOLE - chance) >> _SHIFTS[seen]
-            self._chances[context] = chance if chance < _CEILING else _CEILING
+            chance += (_WHOLE - chance) >> SIDE_SHIFTS[seen]
+            self._chances[context] = chance if chance < SIDE_CEILING else SIDE_CEILING
             bit = 0
         else:
             self._code -= bound
             self._range -= bound
-            chance -= chance >> _SHIFTS[seen]
-            self._chances[context] = chance if chance > _FLOOR else _FLOOR
+            chance -= chance >> SIDE_SHIFTS[seen]
+            self._chances[context] = chance if chance > SIDE_FLOOR else SIDE_FLOOR
             bit = 1
         if seen < _SETTLED:
             self._seen[context] = seen + 1
@@ -164,6 +166,28 @@ class SideReader:
         if value > limit:
             raise CorruptError(f"table number {value} exceeds {limit}", rule="TAB-01")
         return value
+
+    def code_lengths(self, n_symbols: int, n_columns: int) -> NDArray[np.uint8]:
+        """Read code lengths, rows of ``n_columns`` that belong together (spec 11.4).
+
+        Raises
+        ------
+        CorruptError
+            A length is not 0..15 (HUF-03).
+        """
+        lengths = np.zeros(n_symbols, np.uint8)
+        registers = np.array([self._range, self._code, self._next])
+        chances = np.array(self._chances[LENGTH_CONTEXTS:])
+        seen = np.array(self._seen[LENGTH_CONTEXTS:])
+        # Numba has either been started for this frame, or is not worth the wait.
+        kernel = kernels.select(0)
+        stored = np.frombuffer(self._data, np.uint8)
+        if kernel.read_lengths(stored, registers, chances, seen, n_columns, lengths) != OK:
+            raise CorruptError("code length out of range", rule="HUF-03")
+        self._range, self._code, self._next = registers.tolist()
+        self._chances[LENGTH_CONTEXTS:] = chances.tolist()
+        self._seen[LENGTH_CONTEXTS:] = seen.tolist()
+        return lengths
 
     def finish(self) -> None:
         """Check that the byte string held no more than was read.

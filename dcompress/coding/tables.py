@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcompress.coding.huffman import HuffmanCode
-from dcompress.coding.range_coder import SideReader, SideWriter
-from dcompress.constants import MAX_ALPHABET, MAX_CODE_LENGTH, DType, WordKind
+from dcompress.coding.range_coder import LENGTH_CONTEXTS, SideReader, SideWriter
+from dcompress.constants import MAX_ALPHABET, DType, WordKind
 from dcompress.errors import CorruptError
+from dcompress.kernels.reference import neighbours
 from dcompress.stages import Words, word_dtype
 
 __all__ = ["read_code", "read_codebook", "write_code", "write_codebook"]
@@ -18,7 +19,7 @@ _KIND_COUNT = 0
 _KIND_GAP = 1
 # Contexts of code lengths, above those of the numbers. The first three have one for each set of used
 # neighbours, the last one for each step, without and with a guess.
-_IS_USED = 1984
+_IS_USED = LENGTH_CONTEXTS
 _IS_OTHER = _IS_USED + 4
 _IS_LESS = _IS_OTHER + 4
 _IS_FARTHER = _IS_LESS + 4
@@ -136,7 +137,7 @@ def write_code(writer: SideWriter, code: HuffmanCode, n_columns: int) -> None:
     """
     lengths = code.code_lengths.tolist()
     for place, length in enumerate(lengths):
-        used, guess = _neighbours(lengths, place, n_columns)
+        used, guess = neighbours(lengths, place, n_columns)
         writer.bit(_IS_USED + used, int(length > 0))
         if length == 0:
             continue
@@ -162,43 +163,6 @@ def read_code(reader: SideReader, n_symbols: int, n_columns: int) -> HuffmanCode
     """
     if not 0 < n_symbols <= MAX_ALPHABET:
         raise CorruptError(f"alphabet of {n_symbols} symbols", rule="HUF-01")
-    lengths: list[int] = []
-    bit = reader.bit
-    for place in range(n_symbols):
-        used, guess = _neighbours(lengths, place, n_columns)
-        if not bit(_IS_USED + used):
-            lengths.append(0)
-            continue
-        length = guess
-        if bit(_IS_OTHER + used):
-            known = int(guess > 0)
-            down = bool(known) and bit(_IS_LESS + used)
-            size = 1
-            while bit(_IS_FARTHER + _STEPS * known + min(size, _STEPS - 1)):
-                size += 1
-                if size > MAX_CODE_LENGTH:
-                    raise CorruptError("code length out of range", rule="HUF-03")
-            length = guess - size if down else guess + size
-        if not 0 < length <= MAX_CODE_LENGTH:
-            raise CorruptError(f"code length {length} out of range", rule="HUF-03")
-        lengths.append(length)
-    code = HuffmanCode(np.array(lengths, np.uint8))
+    code = HuffmanCode(reader.code_lengths(n_symbols, n_columns))
     code.check()
     return code
-
-
-def _neighbours(lengths: list[int], place: int, n_columns: int) -> tuple[int, int]:
-    """Return which neighbours are used (1 = left, 2 = up) and the guess they make, 0 without any."""
-    left = lengths[place - 1] if place % n_columns else 0
-    up = lengths[place - n_columns] if place >= n_columns else 0
-    if not left:
-        return (2, up) if up else (0, 0)
-    if not up:
-        return 1, left
-    corner = lengths[place - n_columns - 1]
-    if not corner:
-        return 3, (left + up + 1) // 2
-    # The gradient, held between the two neighbours (as LOCO-I guesses pixels).
-    low, high = (left, up) if left < up else (up, left)
-    guess = left + up - corner
-    return 3, low if guess < low else high if guess > high else guess

@@ -114,6 +114,7 @@ class RunStatistics:
 class _RunCoder(SharedCoder):
     """What both run coders share: the cut of the runs, the form of a chunk."""
 
+    wants_zeros: ClassVar[bool] = True
     n_buckets: int
     raw_bits: int
 
@@ -176,14 +177,14 @@ class _RunCoder(SharedCoder):
 
     def decode_labels(self, chunk: memoryview, n_words: int, kernel: ModuleType) -> NDArray[Any]:
         """Return the labels of a chunk, 0 = pruned; raise CorruptError as ``decode_chunk`` does."""
-        labels = np.empty(n_words, np.uint16)
+        labels = np.zeros(n_words, np.uint16)
         self._decode(chunk, np.arange(self.codebook.n_labels, dtype=np.uint16), 0, labels, kernel)
         return labels
 
     def decode_chunk(
         self, chunk: memoryview, first_word: int, out: Words, work: int
     ) -> tuple[int, int] | None:
-        """Decode runs and labels, writing kept words into zeros.
+        """Decode runs and labels, writing kept words into the zeros of ``out``.
 
         Raises
         ------

@@ -12,13 +12,19 @@ from types import ModuleType
 
 from dcompress.kernels import reference
 
-__all__ = ["JIT_MIN_WORK", "select"]
+__all__ = ["JIT_MIN_WORK", "expect", "select"]
 
-# Below this many coded symbols NumPy finishes before Numba has loaded (measured by tools/bench.py).
-JIT_MIN_WORK = 3_000_000
-
+# Below this many coded symbols NumPy finishes before Numba has loaded its compiled kernels
+# (measured by tools/bench.py --only start).
+JIT_MIN_WORK = 1_000_000
 
 _loaded: list[ModuleType] = []
+_expected = [0]
+
+
+def expect(work: int) -> None:
+    """Announce a call's work. Small calls add up: in the long run Numba pays in every process."""
+    _expected[0] += work
 
 
 def select(work: int) -> ModuleType:
@@ -40,7 +46,8 @@ def select(work: int) -> ModuleType:
         return reference
     if _loaded:
         return _loaded[0]
-    if choice != "numba" and (work < JIT_MIN_WORK or util.find_spec("numba") is None):
+    small = max(work, _expected[0]) < JIT_MIN_WORK
+    if choice != "numba" and (small or util.find_spec("numba") is None):
         return reference
     from dcompress.kernels import jit
 

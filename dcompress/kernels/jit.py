@@ -15,9 +15,20 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from dcompress.kernels.reference import OK, OVERRUN, PADDING, SHORT, SURPLUS
+from dcompress.kernels.reference import (
+    OK,
+    OVERRUN,
+    PADDING,
+    SHORT,
+    SIDE_CEILING,
+    SIDE_FLOOR,
+    SIDE_SHIFTS,
+    SURPLUS,
+    neighbours,
+)
 
 U64 = np.uint64
+_SHIFTS = np.array(SIDE_SHIFTS)
 _RUN_HEAD = 5  # numbers before the entries of a run table
 _TABLE_BITS = 12  # smallest multi-symbol table: wide enough for several short codes at once
 
@@ -111,6 +122,56 @@ def partial_checksum(data, start):
         last[:tail] = data[data.size - tail :]
         total += int(_partial_checksum(last.view("<u4"), start + words.size))
     return total & 0xFFFFFFFFFFFFFFFF
+
+
+@njit(cache=True, nogil=True)
+def _side_bit(data, registers, chances, seen, context):
+    """Read one bit of the side coder."""
+    chance = chances[context]
+    count = seen[context]
+    bound = (registers[0] >> 12) * chance
+    if registers[1] < bound:
+        registers[0] = bound
+        chances[context] = min(chance + ((4096 - chance) >> _SHIFTS[count]), SIDE_CEILING)
+        bit = 0
+    else:
+        registers[1] -= bound
+        registers[0] -= bound
+        chances[context] = max(chance - (chance >> _SHIFTS[count]), SIDE_FLOOR)
+        bit = 1
+    seen[context] = min(count + 1, _SHIFTS.size - 1)
+    while registers[0] < 1 << 24:
+        registers[0] <<= 8
+        byte = np.int64(data[registers[2]]) if registers[2] < data.size else np.int64(0)
+        registers[1] = (registers[1] << 8 | byte) & 0xFFFFFFFF
+        registers[2] += 1
+    return bit
+
+
+_neighbours = njit(cache=True, nogil=True)(neighbours)
+
+
+@njit(cache=True, nogil=True)
+def read_lengths(data, registers, chances, seen, n_columns, lengths):
+    """Read code lengths from adaptively coded bytes; return OK, or OVERRUN if one is illegal."""
+    done = np.zeros(lengths.size, np.int64)
+    for at in range(lengths.size):
+        used, guess = _neighbours(done, at, n_columns)
+        if not _side_bit(data, registers, chances, seen, used):
+            continue
+        length = guess
+        if _side_bit(data, registers, chances, seen, 4 + used):
+            known = 1 if guess > 0 else 0
+            down = known == 1 and _side_bit(data, registers, chances, seen, 8 + used) == 1
+            step = 1
+            while step < 16 and _side_bit(data, registers, chances, seen, 12 + 7 * known + min(step, 6)):
+                step += 1
+            length = guess - step if down else guess + step
+        if not 0 < length < 16:
+            return OVERRUN
+        done[at] = length
+        lengths[at] = length
+    return OK
 
 
 @njit(cache=True, nogil=True)
@@ -284,7 +345,6 @@ def run_table(lengths, symbols, max_length, runs, labels, raw_bits):
 
 @njit(cache=True, nogil=True)
 def _decode_runs(stream, lane_ends, lane_counts, lane_starts, table, lookup, first_word, out, tally):
-    out[:] = 0
     sums = out.itemsize == 4
     total = U64(0)
     n_kept = U64(0)
@@ -427,7 +487,7 @@ def _decode_runs(stream, lane_ends, lane_counts, lane_starts, table, lookup, fir
 
 
 def decode_runs(stream, lane_ends, lane_counts, lane_starts, table, lookup, first_word, out, tally):
-    """Decode joint (zero run, label) symbols into words; return a status. ``out`` is overwritten."""
+    """Decode joint (zero run, label) symbols into words; return a status. ``out`` is zero before."""
     status = _decode_runs(stream, lane_ends, lane_counts, lane_starts, table, lookup, first_word, out, tally)
     _tally_rest(first_word, out, tally)
     return status
@@ -460,7 +520,6 @@ def _decode_split_runs(
     out,
     tally,
 ):
-    out[:] = 0
     sums = out.itemsize == 4
     raw_mask = U64((1 << raw_bits) - 1)
     here = np.int64(0)
@@ -513,7 +572,7 @@ def decode_split_runs(
     out,
     tally,
 ):
-    """Decode pairs of a zero-run code and a label code into words; return a status."""
+    """Decode pairs of a run code and a label code into words, zero before; return a status."""
     status = _decode_split_runs(
         stream,
         lane_ends,

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from dcompress.coding.huffman import HuffmanCode
 from dcompress.coding.lanes import lane_counts
+from dcompress.coding.range_coder import SideWriter
+from dcompress.coding.tables import write_code
 from dcompress.kernels import reference
 from tests.checks import Guarded
 from tests.strategies import code_lengths, random_words, seeds, sizes
@@ -121,7 +123,7 @@ def test_decode_runs(stream, n_buckets, n_columns):
     calls = []
     for kernel in BOTH:
         table = kernel.run_table(*code.windows(), code.max_length, runs, labels, raw_bits)
-        out = Guarded(n_words, lookup.dtype)
+        out = Guarded(n_words, lookup.dtype, zero=True)
         calls.append((lambda words, k=kernel, t=table: decode_runs(k, lanes, starts, t, lookup, words, 8), out))
     status = agree(calls)
     assert n_flips or status == reference.OK
@@ -144,7 +146,7 @@ def test_decode_split_runs(stream, n_buckets, n_labels):
     calls = []
     for kernel in BOTH:
         tables = [kernel.symbol_table(*c.windows(), c.max_length, 2) for c in (run_code, label_code)]
-        out = Guarded(n_words, lookup.dtype)
+        out = Guarded(n_words, lookup.dtype, zero=True)
         calls.append(
             (
                 lambda words, k=kernel, t=tables: decode_split_runs(k, lanes, starts, t, raw_bits, lookup, words, 8),
@@ -234,3 +236,39 @@ def test_zero_runs(n_words, density, seed):
     for kernel in BOTH:
         runs, kept = kernel.zero_runs(labels)
         assert list(zip(runs.tolist(), kept.tolist(), strict=True)) == want
+
+
+@given(code_lengths(), st.sampled_from([1, 2, 7, 16, 300]), st.integers(0, 2), seeds)
+def test_read_lengths(lengths, n_columns, n_flips, seed):
+    writer = SideWriter()
+    write_code(writer, HuffmanCode(lengths), n_columns)
+    data = bytearray(writer.finish())
+    rng = np.random.default_rng(seed)
+    for _ in range(n_flips if data else 0):
+        data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+    stored = np.frombuffer(bytes(data), np.uint8)
+    results = []
+    for kernel in BOTH:
+        registers = np.array([2**32 - 1, int.from_bytes(bytes(data[:4]).ljust(4, b"\0"), "big"), 4])
+        chances, seen = np.full(32, 2048), np.zeros(32, np.int64)
+        out = Guarded(lengths.size, np.uint8, zero=True)
+        status = kernel.read_lengths(stored, registers, chances, seen, n_columns, out.words)
+        assert out.intact
+        state = (registers.tolist(), chances.tolist(), seen.tolist(), out.words.tolist())
+        results.append((status, state if status == reference.OK else None))
+    assert results[0] == results[1]
+    if not n_flips:
+        assert results[0][0] == reference.OK
+        assert results[0][1][3] == lengths.tolist()
+
+
+@given(word_bytes, st.integers(1, 8), st.sampled_from([np.uint8, np.uint16]), sizes, seeds)
+def test_gather_blocks(n_bytes, block, symbol_type, n_words, seed):
+    rng = np.random.default_rng(seed)
+    values = random_words(rng, 150 * block, n_bytes).reshape(150, block)
+    symbols = rng.integers(0, 150, -(-n_words // block)).astype(symbol_type)
+    for kernel in BOTH:
+        out = Guarded(n_words, values.dtype)
+        kernel.gather_blocks(values, symbols, out.words)
+        assert out.intact
+        np.testing.assert_array_equal(out.words, values[symbols].reshape(-1)[:n_words])

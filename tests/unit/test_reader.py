@@ -182,12 +182,13 @@ def test_numbers_have_one_encoding(where, count):
     refused(Frame(**{where: count}), CorruptError, "NUM-01")
 
 
-def test_numbers_of_a_record_have_one_encoding():
-    good = varint(0) + text(b"w") + b"\x0c" + varint(1) + varint(3) + b"\x00\x00" + varint(12) + bytes(4)
-    read(Frame([good]))
-    for field in (varint(0), varint(1), varint(3), varint(12)):
-        bad = good.replace(field, varint(field[0], 2), 1)
-        refused(Frame([bad]), CorruptError, "NUM-01")
+@pytest.mark.parametrize("place", [0, 1, 4, 5, 8])
+def test_numbers_of_a_record_have_one_encoding(place):
+    # Prefix, length of the name, rank, size, bytes of the chunk; the coder and shift between are bytes.
+    fields = [varint(0), varint(1), b"w", b"\x0c", varint(1), varint(3), b"\x00", b"\x00", varint(12), bytes(4)]
+    read(Frame([b"".join(fields)]))
+    fields[place] = varint(fields[place][0], 2)
+    refused(Frame([b"".join(fields)]), CorruptError, "NUM-01")
 
 
 @pytest.mark.parametrize(
@@ -235,7 +236,7 @@ def test_names_are_opaque(name):
 
 
 def test_names_that_look_alike_are_two():
-    frame = Frame([Entry("é".encode()), Entry("é".encode())])
+    frame = Frame([Entry("\u00e9".encode()), Entry("e\u0301".encode())])
     assert len(read(frame).tensors) == 2
 
 
@@ -384,10 +385,9 @@ def test_names_are_limited_with_the_prefix_that_they_share():
     refused(Frame([varint(0) + varint(HUGE)]), LimitError, "LIM-04")
 
 
-def test_metadata_values_are_limited_too():
-    limits = DecodeLimits(max_name_bytes=4)
-    read(Frame(metadata=[(b"k", b"abcd")]), limits)
-    refused(Frame(metadata=[(b"k", b"abcde")]), LimitError, "LIM-04", limits)
+def test_metadata_values_are_limited_by_the_directory_alone():
+    value = b"x" * 100_000
+    assert read(Frame(metadata=[(b"k", value)])).metadata["k"] == value.decode()
 
 
 def test_a_million_empty_tensors_are_refused_fast():

@@ -1,0 +1,234 @@
+"""Who may import whom. A module imports from lower layers, and from those siblings that stand here."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "dcompress"
+
+LAYERS = (
+    # Numbers, errors, caps: standard library only.
+    {"errors", "constants", "limits"},
+    # What everything else is made of.
+    {"stages", "cursor", "kernels", "kernels.reference", "kernels.jit", "threads", "source"},
+    # Stage 3 and the container: they know nothing of each other.
+    {"checksum", "values"}
+    | {"coding"}
+    | {f"coding.{name}" for name in ("base", "huffman", "labels", "lanes", "plain", "range_coder", "tables", "zero_run")}
+    | {"container", "container.reader", "container.records", "container.writer"},
+    # Frames in; policy, stages 1 and 2; model files of other kinds.
+    {"decode", "inspection"}
+    | {"recipe", "settings", "floats", "prune", "kmeans", "share", "compression", "choice"}
+    | {"atomic", "safetensors_file", "npz_file", "torch_file", "checkpoint", "model_file"},
+    # Frames out; open files.
+    {"encode", "frame_file", "handle", "lazy"},
+    # Faces.
+    {"numpy", "torch", "report", "compare", "cli", "__init__", "__main__"},
+)
+
+_CODERS = {"coding.base", "coding.huffman", "coding.lanes", "coding.range_coder", "coding.tables"}
+SIBLINGS = {
+    "kernels": {"kernels.reference", "kernels.jit"},
+    "kernels.jit": {"kernels.reference"},
+    "coding": {"coding.base", "coding.labels", "coding.plain", "coding.zero_run"},
+    "coding.tables": {"coding.huffman", "coding.range_coder"},
+    "coding.base": {"coding.range_coder", "coding.tables"},
+    "coding.labels": _CODERS,
+    "coding.plain": _CODERS,
+    "coding.zero_run": _CODERS,
+    "container.reader": {"checksum", "container.records"},
+    "container.writer": {"checksum"},
+    "inspection": {"decode"},
+    "recipe": {"settings"},
+    "prune": {"floats"},
+    "kmeans": {"floats"},
+    "share": {"floats", "kmeans", "prune"},
+    "compression": {"floats", "prune", "recipe", "share"},
+    "npz_file": {"safetensors_file"},
+    "torch_file": {"checkpoint", "npz_file", "safetensors_file"},
+    "model_file": {"atomic", "npz_file", "safetensors_file", "torch_file"},
+    "frame_file": {"encode"},
+    "__init__": {"torch"},
+    "__main__": {"cli"},
+    "cli": {"__init__", "cli", "compare", "report"},
+}
+
+# Who may import what from outside, beside the standard library.
+OUTSIDERS = {
+    "torch": {"checkpoint", "torch_file", "torch"},
+    "sklearn": {"share", "kmeans"},
+    "threadpoolctl": {"kmeans"},
+    "numba": {"kernels.jit"},
+    "llvmlite": {"kernels.jit"},
+    "click": {"cli"},
+    "rich": {"cli"},
+    "tomli": {"recipe"},
+}
+ONLY_WITHIN_FUNCTIONS = {"sklearn", "threadpoolctl", "rich"}
+WITHOUT_NUMPY = LAYERS[0] | {"recipe", "settings", "cursor", "threads", "atomic"}
+
+# What a device needs to decode: NumPy alone, whatever a function may import when it is called.
+DEVICE_SET = {"errors", "constants", "limits", "stages", "cursor", "threads", "source", "checksum"} | {
+    "kernels", "kernels.reference", "decode", "inspection", "handle"
+} | {name for name in LAYERS[2] if name.startswith(("coding", "container"))}  # fmt: skip
+
+MOST_LINES = 400
+LONGER = {"dcompress/kernels/jit.py": 600}
+
+
+class Import(NamedTuple):
+    """One imported module, and whether importing the importer imports it."""
+
+    name: str
+    at_once: bool
+
+
+def module_name(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def home(name):
+    """Return the entry of the table that a module belongs to: its own, or that of its package."""
+    while name and not any(name in layer for layer in LAYERS):
+        name = name.rpartition(".")[0]
+    return name
+
+
+def layer_of(name):
+    return next((number for number, layer in enumerate(LAYERS) if home(name) in layer), None)
+
+
+class _Finder(ast.NodeVisitor):
+    def __init__(self):
+        self.found = set()
+        self._depth = 0
+
+    def visit_FunctionDef(self, node):  # noqa: N802
+        self._depth += 1
+        self.generic_visit(node)
+        self._depth -= 1
+
+    def visit_If(self, node):  # noqa: N802
+        if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
+            self.generic_visit(node)
+
+    def visit_Import(self, node):  # noqa: N802
+        for alias in node.names:
+            self.found.add(Import(alias.name, not self._depth))
+
+    def visit_ImportFrom(self, node):  # noqa: N802
+        assert node.level == 0, "imports are absolute"
+        for alias in node.names:
+            whole = f"{node.module}.{alias.name}"
+            is_module = whole.removeprefix("dcompress.") in FILES
+            self.found.add(Import(whole if is_module else node.module, not self._depth))
+
+
+@cache
+def imports_of(name):
+    finder = _Finder()
+    finder.visit(ast.parse(FILES[name].read_text(encoding="utf-8")))
+    return frozenset(finder.found)
+
+
+def inner_imports(name):
+    """Return the modules of this package that a module imports."""
+    return {
+        Import(one.name.removeprefix("dcompress").removeprefix(".") or "__init__", one.at_once)
+        for one in imports_of(name)
+        if one.name.split(".")[0] == "dcompress"
+    }
+
+
+def outer_imports(name):
+    """Return the packages from outside that a module imports."""
+    return {
+        Import(one.name.split(".")[0], one.at_once)
+        for one in imports_of(name)
+        if one.name.split(".")[0] not in {"dcompress", *sys.stdlib_module_names}
+    }
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_module_has_its_layer(name):
+    assert layer_of(name) is not None, f"add {name} to LAYERS"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_modules_import_from_below_and_from_known_siblings(name):
+    for one in inner_imports(name):
+        own, other = layer_of(name), layer_of(one.name)
+        allowed = other < own or home(one.name) in SIBLINGS.get(home(name), ())
+        assert allowed, f"{name} (layer {own}) imports {one.name} (layer {other})"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_modules_import_from_outside_what_they_may(name):
+    for package, at_once in outer_imports(name):
+        if package == "numpy":
+            assert home(name) not in WITHOUT_NUMPY
+            continue
+        assert home(name) in OUTSIDERS.get(package, ()), f"{name} imports {package}"
+        assert not (at_once and package in ONLY_WITHIN_FUNCTIONS), f"{name} imports {package} at once"
+
+
+def test_stage_three_and_the_container_know_nothing_of_each_other():
+    for name in FILES:
+        for one in inner_imports(name):
+            pair = {name.split(".")[0], one.name.split(".")[0]}
+            assert pair != {"coding", "container"}
+
+
+def test_the_table_names_nobody_twice():
+    listed = [name for layer in LAYERS for name in layer]
+    assert len(listed) == len(set(listed))
+    assert {name for pair in SIBLINGS.items() for name in (pair[0], *pair[1])} <= set(listed)
+
+
+def test_no_imports_go_in_circles():
+    seen, open_ones = set(), []
+
+    def visit(name):
+        assert name not in open_ones, " -> ".join([*open_ones, name])
+        if name in seen:
+            return
+        open_ones.append(name)
+        for one in inner_imports(name):
+            # A package and its __init__ are there before their modules; asking for a name of theirs is no circle.
+            if one.at_once and one.name in FILES and not name.startswith(f"{one.name}.") and one.name != "__init__":
+                visit(one.name)
+        open_ones.pop()
+        seen.add(name)
+
+    for name in FILES:
+        visit(name)
+
+
+@pytest.mark.parametrize("name", sorted(DEVICE_SET))
+def test_the_device_set_needs_numpy_alone(name):
+    assert {one.name for one in inner_imports(name)} <= DEVICE_SET | {"kernels.jit"}
+    assert {one.name for one in outer_imports(name)} <= {"numpy"}
+    for one in inner_imports(name):
+        assert one.name != "kernels.jit" or not one.at_once
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for folder in ("dcompress", "tools") for path in sorted((ROOT / folder).rglob("*.py"))],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_no_source_file_is_too_long(path):
+    most = LONGER.get(path.relative_to(ROOT).as_posix(), MOST_LINES)
+    n_lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert n_lines <= most, f"{n_lines} lines: split it"
