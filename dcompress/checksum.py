@@ -1,7 +1,8 @@
 """The checksum of stored bytes and of decoded words (spec section 12).
 
-A sum of 32-bit words, each times a multiplier of its place. Unlike a CRC it runs at memory speed in NumPy,
-Numba and plain C, and partial sums of the chunks of a tensor add up. Every single flipped bit changes it.
+A sum of 32-bit words, each times a multiplier of its place. Unlike a CRC it runs at the speed of memory in
+Numba and plain C, and partial sums of the chunks of a tensor add up. Every single flipped bit in the first
+12 GiB changes it.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class FrameReader:
 
     def __init__(self, source: Source, limits: DecodeLimits, threads: int) -> None:
         self._source = source
-        self._limits = limits
+        self.limits = limits
         self._threads = threads
         self.directory = self._read_directory()
 
@@ -63,8 +63,8 @@ class FrameReader:
 
     def _read_directory(self) -> Directory:
         size = self._source.size()
-        n_bytes = read_preamble(self._source.read(0, PREAMBLE_BYTES), self._limits)
-        directory = read_directory(self._source.read(0, PREAMBLE_BYTES + n_bytes), self._limits)
+        n_bytes = read_preamble(self._source.read(0, PREAMBLE_BYTES), self.limits)
+        directory = read_directory(self._source.read(0, PREAMBLE_BYTES + n_bytes), self.limits)
         if size < directory.frame_bytes:
             raise TruncatedError(
                 f"the file is cut off: {size} of {directory.frame_bytes} bytes",
@@ -89,7 +89,7 @@ class FrameReader:
             They exceed ``max_output_bytes`` (LIM-05).
         """
         total = sum(record.decoded_bytes for record in records if record.alias_of is None)
-        allowed = self._limits.output_bytes(self.directory.frame_bytes)
+        allowed = self.limits.output_bytes(self.directory.frame_bytes)
         if total > allowed:
             raise LimitError(
                 f"decoding takes {total} bytes, more than max_output_bytes={allowed}",
@@ -218,10 +218,10 @@ class FrameReader:
             self._section_bytes(section)
 
     def _section_bytes(self, section: SectionRecord) -> bytes:
-        if section.n_bytes > self._limits.max_section_bytes:
+        if section.n_bytes > self.limits.max_section_bytes:
             raise LimitError(
                 f"section of {section.n_bytes} bytes exceeds max_section_bytes="
-                f"{self._limits.max_section_bytes}",
+                f"{self.limits.max_section_bytes}",
                 rule="LIM-06",
                 offset=section.offset,
             )

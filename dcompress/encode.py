@@ -34,6 +34,7 @@ from dcompress.constants import (
 from dcompress.container.writer import CodedTensor, Section, write_head
 from dcompress.errors import EncodeError
 from dcompress.floats import SHAREABLE, blocks, widen
+from dcompress.limits import DecodeLimits
 from dcompress.recipe import Recipe
 from dcompress.stages import Checkpoint, SharedTensor, TensorData, Words, tensor_specs
 from dcompress.values import find_values
@@ -152,8 +153,11 @@ def encode_checkpoint(
     recipe = recipe or Recipe()
     for name in checkpoint.tensors:
         _check_name(name)
-    specs = tensor_specs(checkpoint.tensors).values()
-    kernels.expect(sum(math.prod(shape) * dtype.words_per_element for dtype, shape in specs))
+    specs = tensor_specs(checkpoint.tensors)
+    for name, (dtype, shape) in specs.items():
+        if dtype.element_bytes * math.prod(max(1, size) for size in shape) >= 1 << 63:
+            raise EncodeError(f"tensor {name!r} has the shape {shape}, larger than a file can say")
+    kernels.expect(sum(math.prod(shape) * dtype.words_per_element for dtype, shape in specs.values()))
     compressed = compress_checkpoint(checkpoint, recipe)
     coded: dict[str, CodedTensor | str] = {}
     reports: list[TensorReport] = []
@@ -181,14 +185,16 @@ def _check_name(name: str) -> None:
     Raises
     ------
     EncodeError
-        It is reserved, or no valid text.
+        It is reserved, no valid text, or longer than readers allow.
     """
     if name == "__metadata__":
         raise EncodeError("tensor name '__metadata__' is reserved; rename the tensor")
     try:
-        name.encode()
+        n_bytes = len(name.encode())
     except UnicodeEncodeError:
         raise EncodeError(f"tensor name {name!r} is not valid Unicode; rename the tensor") from None
+    if n_bytes > DecodeLimits.max_name_bytes:
+        raise EncodeError(f"tensor name {name[:40]!r}... is {n_bytes} bytes long; rename the tensor")
 
 
 def _count_kept(tensor: TensorData | SharedTensor) -> int:

@@ -15,8 +15,6 @@ from dcompress.errors import CorruptError
 
 __all__ = ["Receipt", "read_receipt", "read_torch_extra"]
 
-_MAX_JSON_BYTES = 1 << 28
-
 
 @dataclass(frozen=True)
 class Receipt:
@@ -66,8 +64,20 @@ def read_receipt(reader: FrameReader) -> Receipt | None:
 
 
 def read_torch_extra(reader: FrameReader) -> dict[str, Any]:
-    """Return the Python side of a torch state dict: ``_metadata`` and plain values; empty if none."""
-    return _read_json(reader, SECTION_TORCH) or {}
+    """Return the Python side of a torch state dict: ``_metadata`` and plain values; empty if none.
+
+    Raises
+    ------
+    CorruptError
+        It makes no sense (SEC-02).
+    """
+    content = _read_json(reader, SECTION_TORCH) or {}
+    values, places = content.get("values", {}), content.get("value_positions", [])
+    sound = isinstance(values, dict) and isinstance(places, list) and len(values) == len(places)
+    sound = sound and all(type(place) is int for place in places)
+    if not sound or not isinstance(content.get("_metadata", {}), dict):
+        raise CorruptError("the torch section makes no sense", rule="SEC-02")
+    return content
 
 
 def density(record: TensorRecord) -> float:
@@ -82,10 +92,10 @@ def _read_json(reader: FrameReader, kind: int) -> dict[str, Any] | None:
         return None
     unpacker = zlib.decompressobj(-15)
     try:
-        text = unpacker.decompress(data, _MAX_JSON_BYTES)
+        text = unpacker.decompress(data, reader.limits.max_section_bytes)
         content = json.loads(text)
     except (zlib.error, ValueError, RecursionError) as error:
         raise CorruptError(f"section {kind} is damaged: {error}", rule="SEC-02") from None
-    if not unpacker.eof or not isinstance(content, dict):
-        raise CorruptError(f"section {kind} is no JSON object", rule="SEC-02")
+    if not unpacker.eof or unpacker.unused_data or not isinstance(content, dict):
+        raise CorruptError(f"section {kind} is not one JSON object", rule="SEC-02")
     return content

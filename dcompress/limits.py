@@ -21,17 +21,20 @@ class DecodeLimits:
     max_tensors : int
         Number of tensors, aliases included.
     max_name_bytes : int
-        Bytes of one tensor name, metadata key or metadata value.
+        Bytes of one tensor name or metadata key.
+    max_names_bytes : int
+        Bytes of all tensor names together; names share prefixes in the file, but not in memory.
     max_rank : int
         Dimensions of one tensor.
     max_section_bytes : int
-        Decoded bytes of one ancillary section.
+        Bytes of one ancillary section, as stored and unpacked.
     """
 
     max_output_bytes: int | None = None
     max_directory_bytes: int = 1 << 28
     max_tensors: int = 1 << 20
     max_name_bytes: int = 1 << 16
+    max_names_bytes: int = 1 << 26
     max_rank: int = 64
     max_section_bytes: int = 1 << 26
 

@@ -178,8 +178,8 @@ def _label(
 def _stack(rows: list[Words], dtype: DType) -> Words:
     """Return rows of words as one array, shorter ones padded with the next values above their last one.
 
-    Nothing but zeros is skipped, so padded rows ascend too; a row at the end of the finite range is
-    padded below its first value instead.
+    Zeros are skipped, and padded rows ascend too; a row at the end of the finite range is padded with the
+    next values below its last one that it does not hold.
     """
     width = max(row.size for row in rows)
     sign = 1 << (8 * dtype.word_bytes - 1)
@@ -193,12 +193,12 @@ def _stack(rows: list[Words], dtype: DType) -> Words:
             key += 1
             if key:
                 keys.append(key)
-        key = keys[0] if keys else 0
+        key = keys[-1] if keys else 0
         while len(keys) < width:
             key -= 1
-            if key:
-                keys.insert(0, key)
-        codebook[place] = [sign - key if key < 0 else key for key in keys]
+            if key and key not in keys:
+                keys.append(key)
+        codebook[place] = [sign - key if key < 0 else key for key in sorted(keys)]
     return codebook
 
 

@@ -33,6 +33,15 @@ def raises_rule(kind: type[DecodeError], rule: str) -> Iterator[None]:
     assert (type(caught.value), caught.value.rule) == (kind, rule), str(caught.value)
 
 
+def error_of(function, *arguments) -> DecodeError | None:
+    """Call a function; return the decode error that it ends with, None if it ends well."""
+    try:
+        function(*arguments)
+    except DecodeError as error:
+        return error
+    return None
+
+
 class Guarded:
     """An output array with guard bytes on both sides; ``intact`` tells whether all of them are left."""
 
@@ -127,13 +136,13 @@ def check_damage(coder, chunk: bytes, first_word: int, n_words: int, word_bytes:
     """
     refused = 0
     for bad in damaged(chunk):
-        try:
-            decode(coder, bad, first_word, n_words, word_bytes)
-        except (CorruptError, TruncatedError) as error:
-            assert error.rule
-            refused += 1
-        else:
+        error = error_of(decode, coder, bad, first_word, n_words, word_bytes)
+        if error is None:
             assert len(bad) == len(chunk), "a chunk of the wrong length was accepted"
+            continue
+        assert isinstance(error, (CorruptError, TruncatedError))
+        assert error.rule
+        refused += 1
     return refused
 
 

@@ -82,7 +82,8 @@ def shared_tensors(draw, dtype=dtypes, n_words=sizes, max_centroids: int = 40, h
     divisors = [d for d in range(1, min(n, 8) + 1) if n % d == 0]
     n_groups = draw(st.sampled_from(divisors)) if groups else 1
     zero = draw(st.booleans()) if has_zero is None else has_zero
-    n_centroids = draw(st.integers(1, max_centroids))
+    # A codebook is no larger than the tensor.
+    n_centroids = draw(st.integers(1, min(max_centroids, n // n_groups)))
     rng = np.random.default_rng(draw(seeds))
     density = draw(st.sampled_from([0.003, 0.05, 0.4, 1.0])) if zero else 1.0
     codebook = random_codebook(rng, dtype, n_groups, n_centroids, zero)

@@ -25,7 +25,7 @@ from dcompress.coding.lanes import lane_counts
 from dcompress.coding.range_coder import SideReader
 from dcompress.cursor import Cursor
 from dcompress.decode import open_frame
-from dcompress.kernels.reference import neighbours
+from dcompress.kernels.side import neighbours
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "fixtures" / "examples" / "worked.dcz"

@@ -159,7 +159,8 @@ class Codebook:
             raise CorruptError(f"{n_groups} groups do not divide {layout.n_words} words", rule="CBK-01")
         has_zero = bool(reader.raw(1))
         n_centroids = layout.n_labels - has_zero
-        if n_groups * max(1, n_centroids) > _MAX_CODEBOOK_WORDS:
+        allowed = _MAX_CODEBOOK_WORDS if n_groups == 1 else min(_MAX_CODEBOOK_WORDS, layout.n_words)
+        if n_groups * max(1, n_centroids) > allowed:
             raise CorruptError(f"{n_groups} codebooks of {n_centroids} values", rule="CBK-02")
         rows = np.empty((n_groups, n_centroids), word_dtype(layout.dtype.word_bytes))
         for row in rows:
@@ -176,7 +177,8 @@ class Codebook:
     @property
     def fits(self) -> bool:
         """Whether the format can hold this codebook."""
-        return self.rows.size <= _MAX_CODEBOOK_WORDS
+        allowed = _MAX_CODEBOOK_WORDS if self.n_groups == 1 else min(_MAX_CODEBOOK_WORDS, self.n_words)
+        return self.rows.size <= allowed
 
     @cached_property
     def lookup(self) -> Words:

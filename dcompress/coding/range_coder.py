@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dcompress import kernels
 from dcompress.errors import CorruptError
-from dcompress.kernels.reference import OK, SIDE_CEILING, SIDE_FLOOR, SIDE_SHIFTS
+from dcompress.kernels.side import OK, SIDE_CEILING, SIDE_FLOOR, SIDE_SHIFTS
 
 __all__ = ["LENGTH_CONTEXTS", "SideReader", "SideWriter"]
 

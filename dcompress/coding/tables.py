@@ -9,7 +9,7 @@ from dcompress.coding.huffman import HuffmanCode
 from dcompress.coding.range_coder import LENGTH_CONTEXTS, SideReader, SideWriter
 from dcompress.constants import MAX_ALPHABET, DType, WordKind
 from dcompress.errors import CorruptError
-from dcompress.kernels.reference import neighbours
+from dcompress.kernels.side import neighbours
 from dcompress.stages import Words, word_dtype
 
 __all__ = ["read_code", "read_codebook", "write_code", "write_codebook"]

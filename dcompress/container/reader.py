@@ -144,12 +144,18 @@ def _read_tensors(cursor: Cursor, at: int, limits: DecodeLimits) -> tuple[dict[s
     tensors: dict[str, TensorRecord] = {}
     in_order: list[TensorRecord] = []
     encoded = b""
+    n_name_bytes = 0
     for _ in range(count):
         offset = cursor.offset
         shared = cursor.varint()
         if shared > len(encoded):
             raise CorruptError("name shares more than the name before it", rule="DIR-02", offset=offset)
         encoded = encoded[:shared] + _read_bytes(cursor, limits, shared)
+        n_name_bytes += len(encoded)
+        if n_name_bytes > limits.max_names_bytes:
+            raise LimitError(
+                f"tensor names exceed max_names_bytes={limits.max_names_bytes}", rule="LIM-07", offset=offset
+            )
         name = _to_text(encoded, offset)
         if name in tensors:
             raise CorruptError("tensor name stands twice", rule="DIR-03", offset=offset, tensor=name)

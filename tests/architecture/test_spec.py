@@ -141,6 +141,7 @@ def test_limits_match():
         ("LIM-03", "max_rank"),
         ("LIM-04", "max_name_bytes"),
         ("LIM-06", "max_section_bytes"),
+        ("LIM-07", "max_names_bytes"),
     ):
         assert number(rows[rule][2]) == getattr(defaults, name)
     assert f"{limits._SMALL_OUTPUT:,}" in rows["LIM-05"][2]

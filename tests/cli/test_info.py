@@ -20,6 +20,8 @@ def test_says_what_encode_said(dcz, folder):
     shown = json.loads(dcz("info", folder / "lenet.dcz", "--json").stdout)
     for row, other in zip(shown["tensors"], encoded["tensors"], strict=True):
         assert abs((row.pop("sqnr_db") or 0) - (other.pop("sqnr_db") or 0)) < 0.01
+        if row["density"] is None:  # only encode counts the zeros of tensors that are not coded as runs
+            other["density"] = None
         assert row == other
     for key in ("file_bytes", "head_bytes", "sections", "ratio", "metadata", "recipe"):
         assert shown[key] == encoded[key]

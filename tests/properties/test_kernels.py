@@ -52,7 +52,9 @@ def test_decode_symbols(lengths, n_symbols, seed):
     for kernel in BOTH:
         table = kernel.symbol_table(*code.windows(), code.max_length, dtype().itemsize)
         out = Guarded(n_symbols, dtype)
-        calls.append((lambda words, k=kernel, t=table: k.decode_symbols(*packed(code, symbols), t, words), out))
+        calls.append(
+            (lambda words, k=kernel, t=table: k.decode_symbols(*packed(code, symbols), t, words), out)
+        )
     assert agree(calls) == reference.OK
     np.testing.assert_array_equal(calls[1][1].words, symbols)
 
@@ -124,7 +126,9 @@ def test_decode_runs(stream, n_buckets, n_columns):
     for kernel in BOTH:
         table = kernel.run_table(*code.windows(), code.max_length, runs, labels, raw_bits)
         out = Guarded(n_words, lookup.dtype, zero=True)
-        calls.append((lambda words, k=kernel, t=table: decode_runs(k, lanes, starts, t, lookup, words, 8), out))
+        calls.append(
+            (lambda words, k=kernel, t=table: decode_runs(k, lanes, starts, t, lookup, words, 8), out)
+        )
     status = agree(calls)
     assert n_flips or status == reference.OK
 
@@ -149,7 +153,9 @@ def test_decode_split_runs(stream, n_buckets, n_labels):
         out = Guarded(n_words, lookup.dtype, zero=True)
         calls.append(
             (
-                lambda words, k=kernel, t=tables: decode_split_runs(k, lanes, starts, t, raw_bits, lookup, words, 8),
+                lambda words, k=kernel, t=tables: decode_split_runs(
+                    k, lanes, starts, t, raw_bits, lookup, words, 8
+                ),
                 out,
             )
         )

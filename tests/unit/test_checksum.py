@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -44,7 +46,7 @@ def test_blocks_of_the_sum_join(kernel):
 def test_partial_sums_add_up(data, draw):
     cuts = sorted(4 * draw.draw(st.integers(0, len(data) // 4)) for _ in range(3))
     edges = [0, *cuts, len(data)]
-    parts = [partial_sum(data[a:b], a) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [partial_sum(data[a:b], a) for a, b in pairwise(edges)]
     assert fold(sum(parts)) == checksum(data)
 
 

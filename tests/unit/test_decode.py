@@ -217,9 +217,11 @@ def test_the_limit_is_for_all_tensors_together():
         reader.read_tensor("a")
         with raises_rule(LimitError, "LIM-05"):
             reader.read_all()
-    with open_frame(frame, limits=DecodeLimits(max_output_bytes=39)) as reader:
-        with raises_rule(LimitError, "LIM-05"):
-            reader.read_tensor("c")
+    with (
+        open_frame(frame, limits=DecodeLimits(max_output_bytes=39)) as reader,
+        raises_rule(LimitError, "LIM-05"),
+    ):
+        reader.read_tensor("c")
 
 
 def test_sections_have_a_limit_of_their_own():
@@ -238,7 +240,9 @@ def test_sections_have_a_limit_of_their_own():
 
 
 def test_a_wrong_chunk_checksum_is_found():
-    frame = bytearray(frame_of({"a": coded(plain(9), Raw()), "w": coded(shared(), run_coder(ZeroRun, shared(), 5), 5)}))
+    frame = bytearray(
+        frame_of({"a": coded(plain(9), Raw()), "w": coded(shared(), run_coder(ZeroRun, shared(), 5), 5)})
+    )
     with open_frame(bytes(frame)) as reader:
         record = reader.directory.tensors["w"]
     chunk = record.chunks[3]
@@ -320,9 +324,11 @@ def test_all_sections_are_verified_even_two_of_a_kind():
         assert reader.read_section(7) == b"first"
         assert reader.read_section(8) is None
     for word in (b"first", b"second", b"unknown"):
-        with open_frame(frame.replace(word, word.upper())) as reader:
-            with raises_rule(ChecksumError, "SEC-01"):
-                reader.verify_sections()
+        with (
+            open_frame(frame.replace(word, word.upper())) as reader,
+            raises_rule(ChecksumError, "SEC-01"),
+        ):
+            reader.verify_sections()
 
 
 # Parts of tensors.
@@ -374,7 +380,7 @@ def test_the_compressed_form_gathers_to_the_tensor(kernel, shift, n_groups):
 
 
 def test_only_what_is_asked_for_is_read(tmp_path, monkeypatch):
-    tensors, coded_tensors = every_coder(5)
+    _, coded_tensors = every_coder(5)
     path = tmp_path / "model.dcz"
     path.write_bytes(frame_of(coded_tensors))
     read = FileSource.read
@@ -394,7 +400,7 @@ def test_only_what_is_asked_for_is_read(tmp_path, monkeypatch):
 
 
 def test_progress_counts_decoded_bytes():
-    tensors, coded_tensors = every_coder(0)
+    _, coded_tensors = every_coder(0)
     seen = []
     with open_frame(frame_of({**coded_tensors, "tied": "raw"})) as reader:
         reader.read_all(seen.append)

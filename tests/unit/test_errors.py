@@ -30,7 +30,10 @@ def test_exit_codes_of_the_tree():
     codes = {kind.__name__: kind.exit_code for kind in KINDS if kind is not DcompressWarning}
     assert all(code > 0 for code in codes.values())
     assert codes["CorruptError"] == codes["ChecksumError"] == codes["TruncatedError"] == codes["NotDczError"]
-    assert len({codes["EncodeError"], codes["CorruptError"], codes["UnsupportedError"], codes["LimitError"]}) == 4
+    assert (
+        len({codes["EncodeError"], codes["CorruptError"], codes["UnsupportedError"], codes["LimitError"]})
+        == 4
+    )
 
 
 @pytest.mark.parametrize("kind", DECODE_KINDS)

@@ -87,7 +87,15 @@ def test_slices_are_those_of_the_whole_tensor(kernel, model, key):
 
 
 @pytest.mark.parametrize(
-    "key", [(slice(3, 9), 2), (4, slice(1, 5)), (slice(None), slice(None, None, 3)), (-1, -1), (..., 3), (slice(2, 7), ...)]
+    "key",
+    [
+        (slice(3, 9), 2),
+        (4, slice(1, 5)),
+        (slice(None), slice(None, None, 3)),
+        (-1, -1),
+        (..., 3),
+        (slice(2, 7), ...),
+    ],
 )
 def test_further_indices_apply_to_the_rows(model, key):
     frame, arrays = model
@@ -155,7 +163,11 @@ def test_limits_hold(model):
     frame, _ = model
     with dnp.safe_open(frame, limits=DecodeLimits(max_output_bytes=100)) as file:
         file.get_tensor("scalar")
-        for read in (lambda: file.get_tensor("raw"), lambda: file.get_slice("raw")[0], lambda: file.get_shared("labels")):
+        for read in (
+            lambda: file.get_tensor("raw"),
+            lambda: file.get_slice("raw")[0],
+            lambda: file.get_shared("labels"),
+        ):
             with raises_rule(LimitError, "LIM-05"):
                 read()
 

@@ -17,7 +17,9 @@ from dcompress.errors import CorruptError
 from tests.checks import raises_rule
 from tests.strategies import code_lengths, seeds
 
-counts_lists = st.lists(st.integers(0, 1000) | st.sampled_from([1, 2, 4, 10**6, 10**12]), min_size=1, max_size=60)
+counts_lists = st.lists(
+    st.integers(0, 1000) | st.sampled_from([1, 2, 4, 10**6, 10**12]), min_size=1, max_size=60
+)
 
 
 def kraft(lengths):
@@ -142,8 +144,10 @@ def test_shorter_codes_are_taken_only_if_they_cost_next_to_nothing(counts):
 def test_codes_are_the_canonical_ones(lengths, seed):
     code = HuffmanCode(lengths)
     assume(code.lone_symbol is None)
-    codes = [f"{value:0{n}b}" for value, n in zip(code.assign_codes().tolist(), lengths.tolist(), strict=True)]
-    # bitarray's decoder knows nothing but how many codes there are of each length, and their symbols in order.
+    codes = [
+        f"{value:0{n}b}" for value, n in zip(code.assign_codes().tolist(), lengths.tolist(), strict=True)
+    ]
+    # bitarray's decoder knows only how many codes there are of each length, and their symbols in order.
     count = np.bincount(lengths, minlength=MAX_CODE_LENGTH + 1)
     count[0] = 0
     used = np.flatnonzero(lengths)

@@ -26,9 +26,7 @@ def packed(code, symbols):
     counts = lane_counts(symbols.size)
     stops = np.cumsum(counts)
     codes, bits = code.assign_codes().astype(np.uint64), code.bits
-    lanes = [
-        reference.pack_bits(codes[part], bits[part]).tobytes() for part in np.split(symbols, stops[:-1])
-    ]
+    lanes = [reference.pack_bits(codes[part], bits[part]).tobytes() for part in np.split(symbols, stops[:-1])]
     ends = np.cumsum([len(lane) for lane in lanes]).astype(np.int64)
     return np.frombuffer(b"".join(lanes), np.uint8), ends, counts
 
@@ -73,6 +71,8 @@ def check_tally(status, out, first_word, tally):
 def unloaded(monkeypatch):
     monkeypatch.delenv("DCOMPRESS_KERNELS", raising=False)
     monkeypatch.setattr(kernels, "_loaded", [])
+    monkeypatch.setattr(kernels, "_expected", [0])
+    monkeypatch.setattr(kernels, "_expected", [0])
 
 
 def test_small_work_is_done_in_numpy(unloaded):
@@ -81,6 +81,13 @@ def test_small_work_is_done_in_numpy(unloaded):
 
 def test_large_work_is_done_in_numba(unloaded):
     assert kernels.select(kernels.JIT_MIN_WORK) is jit
+
+
+def test_small_calls_add_up(unloaded):
+    kernels.expect(kernels.JIT_MIN_WORK - 1)
+    assert kernels.select(10) is reference
+    kernels.expect(1)
+    assert kernels.select(10) is jit
 
 
 def test_numba_serves_every_size_once_it_is_loaded(unloaded):
@@ -109,7 +116,9 @@ def test_both_modules_have_the_same_functions():
 
 
 @pytest.mark.parametrize("n_symbols", AROUND_LANES)
-@pytest.mark.parametrize(("n_used", "dtype"), [(2, np.uint8), (40, np.uint8), (200, np.uint8), (700, np.uint16)])
+@pytest.mark.parametrize(
+    ("n_used", "dtype"), [(2, np.uint8), (40, np.uint8), (200, np.uint8), (700, np.uint16)]
+)
 def test_symbols_decode_at_every_size(kernel, n_symbols, n_used, dtype):
     code = a_code(n_used, seed=n_used)
     symbols = np.random.default_rng(n_symbols).integers(0, n_used, n_symbols)

@@ -14,7 +14,7 @@ from tests.checks import check_coder, check_damage, decode, raises_rule
 from tests.strategies import random_codebook
 
 F32 = DTYPE_BY_NAME["float32"]
-SIZES = [1, 7, 1023, 1024, 1025, 3001]
+SIZES = [3, 7, 1023, 1024, 1025, 3001]
 
 
 def shared_of(n_words, n_labels, *, n_groups=1, has_zero=False, dtype=F32, seed=0):
@@ -207,10 +207,25 @@ def test_groups_must_divide_the_words():
         FixedWidth.read_tables(tables(n_groups=8), TensorLayout(F32, 6, 2))
 
 
-@pytest.mark.parametrize(("n_groups", "n_labels"), [(1 << 17, 1), (1 << 15, 3), (17, 4096), (1 << 60, 2)])
-def test_codebooks_are_bounded_before_they_are_allocated(n_groups, n_labels):
+@pytest.mark.parametrize(
+    ("n_groups", "n_labels", "n_words"),
+    [
+        (1 << 17, 1, 1 << 17),
+        (1 << 15, 3, 1 << 20),
+        (17, 4096, 17 << 20),
+        (1 << 60, 2, 1 << 60),
+        (4, 3, 8),
+        (5, 2, 5),
+    ],
+)
+def test_codebooks_are_bounded_before_they_are_allocated(n_groups, n_labels, n_words):
     with raises_rule(CorruptError, "CBK-02"):
-        FixedWidth.read_tables(tables(n_groups=n_groups), TensorLayout(F32, n_groups, n_labels))
+        FixedWidth.read_tables(tables(n_groups=n_groups), TensorLayout(F32, n_words, n_labels))
+
+
+def test_a_single_codebook_may_be_larger_than_its_tensor(kernel):
+    coder = FixedWidth.read_tables(tables(), TensorLayout(F32, 1, 2))
+    assert decode(coder, b"\x80", 0, 1, 4).tolist() == [10]
 
 
 def test_zero_stands_apart_or_in_the_codebook_not_both():

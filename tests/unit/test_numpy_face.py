@@ -178,7 +178,9 @@ def test_every_dtype_can_be_read(dtype):
 
 
 def test_nan_payloads_zeros_and_infinities_survive_every_recipe():
-    words = np.array([0x7FC00001, 0xFFC12345, 0x80000000, 0, 0x7F800000, 0xFF800000, 1, 0x80000001], np.uint32)
+    words = np.array(
+        [0x7FC00001, 0xFFC12345, 0x80000000, 0, 0x7F800000, 0xFF800000, 1, 0x80000001], np.uint32
+    )
     tensor = np.tile(words, 1000).view(np.float32).reshape(80, 100)
     for recipe in ("lossless", "balanced", "paper"):
         with warnings.catch_warnings():

@@ -19,7 +19,9 @@ U16 = DTYPE_BY_NAME["uint16"]
 
 def tensor_of(dtype, n_elements, seed=0):
     rng = np.random.default_rng(seed)
-    return TensorData(dtype, (n_elements,), random_words(rng, n_elements * dtype.words_per_element, dtype.word_bytes))
+    return TensorData(
+        dtype, (n_elements,), random_words(rng, n_elements * dtype.words_per_element, dtype.word_bytes)
+    )
 
 
 def weights(n, seed=0):

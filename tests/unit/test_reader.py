@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import struct
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -66,7 +67,12 @@ def test_a_directory_by_hand():
     assert (weight.dtype.name, weight.shape, weight.coder, weight.n_kept) == ("float32", (2, 3), 1, 6)
     assert (weight.digest, weight.n_labels, weight.coder_name) == (77, 0, "planes")
     assert (bias.dtype.name, bias.decoded_bytes, bias.stored_bytes) == ("float16", 4, 4)
-    assert (tied.alias_of, tied.shape, tied.chunks, tied.stored_bytes) == ("layer.weight", (2, 3), weight.chunks, 0)
+    assert (tied.alias_of, tied.shape, tied.chunks, tied.stored_bytes) == (
+        "layer.weight",
+        (2, 3),
+        weight.chunks,
+        0,
+    )
     assert (empty.shape, empty.n_words, empty.chunks) == ((4, 0), 0, ())
     assert (sparse.n_labels, sparse.n_kept, sparse.digest) == (300, 2, 5)
     assert [c.offset for t in (weight, bias, sparse) for c in t.chunks] == [
@@ -94,7 +100,7 @@ def test_chunks_cut_the_words(shift):
     spans = [record.chunk_words(k) for k in range(n_chunks)]
     assert spans[0] == (0, 1 << shift)
     assert spans[-1][1] == n_words
-    assert all(a[1] == b[0] for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in pairwise(spans))
     assert [c.n_bytes for c in record.chunks] == [k + 1 for k in range(n_chunks)]
 
 
@@ -110,14 +116,20 @@ def test_every_dtype_has_its_number(dtype):
 # Preamble.
 
 
-@pytest.mark.parametrize("data", [b"", b"\x00", b"PK\x03\x04", SIGNATURE[1:], b"\x89PNG\r\n\x1a\n" + bytes(30)])
+@pytest.mark.parametrize(
+    "data", [b"", b"\x00", b"PK\x03\x04", SIGNATURE[1:], b"\x89PNG\r\n\x1a\n" + bytes(30)]
+)
 def test_other_files_are_no_dcz(data):
     with raises_rule(NotDczError, "FRM-02"):
         read_preamble(data, LIMITS)
 
 
 def test_signatures_mangled_in_transfer_are_no_dcz():
-    for mangled in (SIGNATURE.replace(b"\r\n", b"\n"), SIGNATURE.replace(b"\n", b"\r\n"), b"\x09" + SIGNATURE[1:]):
+    for mangled in (
+        SIGNATURE.replace(b"\r\n", b"\n"),
+        SIGNATURE.replace(b"\n", b"\r\n"),
+        b"\x09" + SIGNATURE[1:],
+    ):
         with raises_rule(NotDczError, "FRM-02"):
             read_preamble(mangled + bytes(20), LIMITS)
 
@@ -185,7 +197,18 @@ def test_numbers_have_one_encoding(where, count):
 @pytest.mark.parametrize("place", [0, 1, 4, 5, 8])
 def test_numbers_of_a_record_have_one_encoding(place):
     # Prefix, length of the name, rank, size, bytes of the chunk; the coder and shift between are bytes.
-    fields = [varint(0), varint(1), b"w", b"\x0c", varint(1), varint(3), b"\x00", b"\x00", varint(12), bytes(4)]
+    fields = [
+        varint(0),
+        varint(1),
+        b"w",
+        b"\x0c",
+        varint(1),
+        varint(3),
+        b"\x00",
+        b"\x00",
+        varint(12),
+        bytes(4),
+    ]
     read(Frame([b"".join(fields)]))
     fields[place] = varint(fields[place][0], 2)
     refused(Frame([b"".join(fields)]), CorruptError, "NUM-01")
@@ -308,7 +331,9 @@ def test_shapes_that_overflow_are_refused_zeros_or_not(shape):
     refused(Frame([Entry(shape=shape)]), CorruptError, "DIR-06")
 
 
-@pytest.mark.parametrize("shape", [((1 << 61) - 1,), (0, (1 << 61) - 1), (1, (1 << 61) - 1, 0), (1 << 30, 1 << 30)])
+@pytest.mark.parametrize(
+    "shape", [((1 << 61) - 1,), (0, (1 << 61) - 1), (1, (1 << 61) - 1, 0), (1 << 30, 1 << 30)]
+)
 def test_shapes_just_below_are_records_like_others(shape):
     # Bytes, not elements, count: 2**61 - 1 floats of four bytes stay below 2**63.
     record = read(Frame([Entry(shape=shape, chunks=(b"",))])).tensors["w"]
@@ -334,7 +359,9 @@ def test_no_more_is_kept_than_there_is():
     refused(Frame([entry]), CorruptError, "DIR-11")
 
 
-@pytest.mark.parametrize(("shift", "n_words"), [(1, 9), (2, 4), (2, 1), (40, 99), (41, 1 << 50), (255, 1 << 50), (64, 9)])
+@pytest.mark.parametrize(
+    ("shift", "n_words"), [(1, 9), (2, 4), (2, 1), (40, 99), (41, 1 << 50), (255, 1 << 50), (64, 9)]
+)
 def test_chunk_shifts_make_chunks_of_at_least_four_words_and_at_least_two(shift, n_words):
     error = refused(Frame([Entry(shape=(n_words,), chunk_shift=shift)]), CorruptError, "DIR-09")
     assert error.tensor == "w"

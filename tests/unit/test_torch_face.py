@@ -16,10 +16,8 @@ import dcompress  # noqa: E402
 import dcompress.torch as dtorch  # noqa: E402
 from dcompress.constants import DTYPES, SECTION_TORCH  # noqa: E402
 from dcompress.container.writer import Section  # noqa: E402
-from dcompress.encode import encode_checkpoint  # noqa: E402
 from dcompress.errors import DcompressWarning, DecodeError, EncodeError, RecipeError  # noqa: E402
 from dcompress.recipe import Recipe, Rule  # noqa: E402
-from dcompress.stages import Checkpoint  # noqa: E402
 from tests.checks import frame_of  # noqa: E402
 from tests.strategies import random_words, seeds  # noqa: E402
 
@@ -44,12 +42,14 @@ def assert_same(got, want):
 
 
 def tensor_of(dtype, shape, seed):
-    size = torch.empty(0, dtype=dtype).element_size()
-    n = int(np.prod(shape, dtype=np.int64)) * size
-    data = torch.from_numpy(random_words(np.random.default_rng(seed), n, 1).copy())
-    if dtype == torch.bool:
-        data &= 1
-    return data.view(dtype).reshape(shape) if n else torch.empty(shape, dtype=dtype)
+    with warnings.catch_warnings():  # complex32 is called experimental
+        warnings.simplefilter("ignore", UserWarning)
+        empty = torch.empty(shape, dtype=dtype)
+        if not empty.numel():
+            return empty
+        words = random_words(np.random.default_rng(seed), empty.numel() * empty.element_size(), 1)
+        words = words & 1 if dtype == torch.bool else words
+        return torch.from_numpy(words).view(dtype).reshape(shape)
 
 
 def model():
@@ -128,7 +128,11 @@ def test_frames_do_not_depend_on_threads():
 
 @pytest.mark.parametrize("dtype", TORCH_DTYPES, ids=str)
 def test_every_dtype_is_kept(dtype):
-    state = {"w": tensor_of(dtype, (3, 5), 1), "scalar": tensor_of(dtype, (), 2), "none": tensor_of(dtype, (0, 2), 3)}
+    state = {
+        "w": tensor_of(dtype, (3, 5), 1),
+        "scalar": tensor_of(dtype, (), 2),
+        "none": tensor_of(dtype, (0, 2), 3),
+    }
     assert_same(dtorch.load(dtorch.save(state, recipe="lossless")), state)
 
 
@@ -208,7 +212,11 @@ def test_load_model(tmp_path):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_slices_are_those_of_the_whole_tensor(tmp_path, preset):
-    state = {"w": torch.randn(90, 7, 5), "v": torch.randn(5000).to(torch.bfloat16), "i": torch.arange(12).view(4, 3)}
+    state = {
+        "w": torch.randn(90, 7, 5),
+        "v": torch.randn(5000).to(torch.bfloat16),
+        "i": torch.arange(12).view(4, 3),
+    }
     path = tmp_path / "model.dcz"
     dtorch.save_file(state, path, recipe=preset)
     loaded = dtorch.load_file(path)
@@ -252,8 +260,6 @@ def test_the_package_has_the_torch_functions():
 def with_extra(content):
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     data = packer.compress(json.dumps(content).encode()) + packer.flush()
-    stored = {"w": encode_checkpoint(Checkpoint({})).reports}
-    assert not stored["w"]
     return frame_of({}, {}, [Section(SECTION_TORCH, data)])
 
 
@@ -262,7 +268,6 @@ def test_good_extras_are_loaded(content):
     assert dict(dtorch.load(with_extra(content))) == content.get("values", {})
 
 
-@pytest.mark.xfail(reason="read_torch_extra does not look at what the JSON object holds", strict=True)
 @pytest.mark.parametrize(
     "content",
     [
