@@ -39,10 +39,11 @@ class Slice(Generic[Array]):
         return self._file.dtype(self._name)
 
     def __getitem__(self, key: Any) -> Array:
-        first, *others = key if isinstance(key, tuple) else (key,)
-        if first is Ellipsis or not self.get_shape():
+        keys = key if isinstance(key, tuple) else (key,)
+        if not keys or keys[0] is Ellipsis or not self.get_shape():
             whole: Any = self._file.get_tensor(self._name)
             return whole[key]  # type: ignore[no-any-return]
+        first, *others = keys
         n_rows = self.get_shape()[0]
         if isinstance(first, slice):
             start, stop, step = first.indices(n_rows)

@@ -11,7 +11,7 @@ from typing import Any
 from dcompress.constants import SECTION_RECEIPT, SECTION_TORCH
 from dcompress.container.records import TensorRecord
 from dcompress.decode import FrameReader
-from dcompress.errors import CorruptError
+from dcompress.errors import CorruptError, LimitError
 
 __all__ = ["Receipt", "read_receipt", "read_torch_extra"]
 
@@ -91,8 +91,11 @@ def _read_json(reader: FrameReader, kind: int) -> dict[str, Any] | None:
     if data is None:
         return None
     unpacker = zlib.decompressobj(-15)
+    limit = reader.limits.max_section_bytes
     try:
-        text = unpacker.decompress(data, reader.limits.max_section_bytes)
+        text = unpacker.decompress(data, limit)
+        if not unpacker.eof and len(text) == limit:
+            raise LimitError(f"section {kind} unpacks to more than max_section_bytes={limit}", rule="LIM-06")
         content = json.loads(text)
     except (zlib.error, ValueError, RecursionError) as error:
         raise CorruptError(f"section {kind} is damaged: {error}", rule="SEC-02") from None

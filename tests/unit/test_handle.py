@@ -110,7 +110,6 @@ def test_a_scalar_is_indexed_as_a_whole(model):
         assert file.get_slice("scalar")[...] == arrays["scalar"]
 
 
-@pytest.mark.xfail(reason="Slice.__getitem__ unpacks an empty tuple", strict=True)
 def test_an_empty_index_gives_the_whole_tensor(model):
     frame, arrays = model
     with dnp.safe_open(frame) as file:

@@ -62,7 +62,7 @@ def test_writing_is_deterministic_and_leaves_no_zero_at_the_end(steps):
 
 
 @settings(max_examples=40)
-@given(st.lists(st.tuples(st.just("bit"), st.just(0), st.integers(0, 1)), max_size=14))
+@given(st.lists(st.tuples(st.just("bit"), st.just(0), st.integers(0, 1)), max_size=9))
 def test_no_shorter_string_decodes_the_same(steps):
     data = written(steps)
     assert len(data) <= 2
