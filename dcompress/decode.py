@@ -287,13 +287,14 @@ class FrameReader:
         if not record.chunks:
             return _Job(record, out, ())
         coder, first_chunk = self._open(record)
+        n_table_bytes = record.chunks[0].n_bytes - len(first_chunk)
 
         def decode_one(number: int) -> tuple[int, int]:
             begin, end = record.chunk_words(number)
             words = out[begin:end]
             if wants_zeros and target is not None:
                 words.fill(0)
-            with _located(record, record.chunks[number]):
+            with _located(record, record.chunks[number], 0 if number else n_table_bytes):
                 chunk = self._stored(record, number) if number else first_chunk
                 tally = coder.decode_chunk(chunk, begin, words, work)
             if tally is not None or record.coder == CODER_RAW:
@@ -338,13 +339,13 @@ class _Job:
 
 
 @contextmanager
-def _located(record: TensorRecord, chunk: ChunkRecord) -> Iterator[None]:
+def _located(record: TensorRecord, chunk: ChunkRecord, skipped: int = 0) -> Iterator[None]:
     """Add tensor and offset to errors that do not know them."""
     try:
         yield
     except DecodeError as error:
         error.tensor = record.name
-        error.offset = chunk.offset + (error.offset or 0)
+        error.offset = chunk.offset + skipped + (error.offset or 0)
         raise
 
 

@@ -55,7 +55,7 @@ def read_receipt(reader: FrameReader) -> Receipt | None:
     stored = [r for r in reader.directory.tensors.values() if r.alias_of is None]
     try:
         errors = {
-            stored[int(number)].name: (float(signal), float(noise))
+            stored[_place(number)].name: (float(signal), float(noise))
             for number, (signal, noise) in content["errors"].items()
         }
         return Receipt(dict(content["recipe"]), errors)
@@ -78,6 +78,13 @@ def read_torch_extra(reader: FrameReader) -> dict[str, Any]:
     if not sound or not isinstance(content.get("_metadata", {}), dict):
         raise CorruptError("the torch section makes no sense", rule="SEC-02")
     return content
+
+
+def _place(number: str) -> int:
+    """Return the number of a tensor, as a receipt writes it."""
+    if not number.isdecimal():
+        raise ValueError(f"no tensor number: {number!r}")
+    return int(number)
 
 
 def density(record: TensorRecord) -> float:

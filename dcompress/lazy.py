@@ -74,13 +74,14 @@ def read_lazily(
     ties: dict[str, str] = {}
     firsts: dict[str, str] = {}
     for name in chosen:
-        first = firsts.setdefault(records[name].alias_of or name, name)
+        target = records[name].alias_of
+        first = firsts.setdefault(name if target is None else target, name)
         if first != name:
             ties[name] = first
     stored = [records[name] for name in firsts]
     reader.check_output(stored)
     # One look-up is little work, all of them may be much: kernels are chosen by the whole.
-    kernels.select(sum(record.n_kept for record in stored if record.coder != CODER_RAW))
+    kernels.expect(sum(record.n_kept for record in stored if record.coder != CODER_RAW))
     extra = read_torch_extra(reader)
     if names is not None:
         extra = {key: value for key, value in extra.items() if key == "_metadata"}
