@@ -26,7 +26,16 @@ if TYPE_CHECKING:
     )
     from dcompress.limits import DecodeLimits
     from dcompress.recipe import Recipe
-    from dcompress.torch import compress, load, load_file, load_model, safe_open, save, save_file
+    from dcompress.torch import (
+        compress,
+        load,
+        load_file,
+        load_model,
+        safe_open,
+        save,
+        save_file,
+        save_model,
+    )
 
 __version__ = "0.1.0"
 
@@ -53,9 +62,10 @@ __all__ = [
     "safe_open",
     "save",
     "save_file",
+    "save_model",
 ]
 
-_TORCH_NAMES = {"compress", "load", "load_file", "load_model", "safe_open", "save", "save_file"}
+_TORCH_NAMES = {"compress", "load", "load_file", "load_model", "safe_open", "save", "save_file", "save_model"}
 _HOMES = {"DecodeLimits": "limits", "Recipe": "recipe"}
 
 

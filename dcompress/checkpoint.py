@@ -134,6 +134,10 @@ def checkpoint_from_state_dict(
     UnsupportedTensorError
         A tensor of a kind that cannot be stored; see `tensor_to_data`.
     """
+    given: object = state_dict
+    if not isinstance(given, Mapping):
+        hint = ": pass model.state_dict()" if isinstance(given, torch.nn.Module) else ""
+        raise EncodeError(f"a state dict is wanted, not {kind_of(given)}{hint}")
     tensors: dict[str, torch.Tensor] = {}
     ties: dict[str, str] = {}
     first_names: dict[Hashable, str] = {}
@@ -152,6 +156,7 @@ def checkpoint_from_state_dict(
             if not _is_json_safe(value):
                 raise EncodeError(
                     f"entry {name!r} ({kind_of(value)}) is neither a tensor nor plain JSON data"
+                    + _advice(name, value)
                 )
             values[name] = value
             positions.append(position)
@@ -165,6 +170,15 @@ def checkpoint_from_state_dict(
         extra["values"] = values
         extra["value_positions"] = positions
     return Checkpoint(_TorchTensors(tensors), ties, dict(metadata or {}), extra)
+
+
+def _advice(name: str, value: object) -> str:
+    """Return what to do about a value that is no tensor, if it is a common slip."""
+    if isinstance(value, np.ndarray):
+        return "; dcompress.numpy takes arrays"
+    if isinstance(value, Mapping) and any(isinstance(entry, torch.Tensor) for entry in value.values()):
+        return f"; if this is a training checkpoint, pass its [{name!r}]"
+    return ""
 
 
 def state_dict_from_checkpoint(checkpoint: Checkpoint) -> OrderedDict[str, Any]:

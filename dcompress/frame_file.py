@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dcompress.atomic import atomic_writer, check_writable_target
 from dcompress.encode import EncodedFrame, encode_checkpoint
+from dcompress.errors import RecipeError
 from dcompress.recipe import Recipe
 from dcompress.stages import Checkpoint
 from dcompress.threads import usable_threads
 
-__all__ = ["as_recipe", "checkpoint_to_bytes", "save_checkpoint"]
+RecipeLike = Recipe | str | os.PathLike[str] | Mapping[str, Any] | None
+
+__all__ = ["RecipeLike", "as_recipe", "checkpoint_to_bytes", "save_checkpoint"]
 
 
-def as_recipe(recipe: Recipe | str | os.PathLike[str] | None) -> Recipe:
-    """Return a recipe from a recipe, the name of a preset, the path of a TOML file, or None.
+def as_recipe(recipe: RecipeLike) -> Recipe:
+    """Return a recipe from a recipe, the name of a preset, the path of a TOML file, a dict, or None.
 
     Raises
     ------
@@ -26,6 +31,10 @@ def as_recipe(recipe: Recipe | str | os.PathLike[str] | None) -> Recipe:
         return Recipe()
     if isinstance(recipe, Recipe):
         return recipe
+    if isinstance(recipe, Mapping):
+        return Recipe.from_dict(recipe)
+    if not isinstance(recipe, (str, os.PathLike)):
+        raise RecipeError(f"a recipe, a preset or the path of a TOML file is wanted, not {recipe!r}")
     if isinstance(recipe, os.PathLike) or recipe.endswith(".toml"):
         return Recipe.from_toml(Path(recipe))
     return Recipe(preset=recipe)
@@ -34,7 +43,7 @@ def as_recipe(recipe: Recipe | str | os.PathLike[str] | None) -> Recipe:
 def save_checkpoint(
     checkpoint: Checkpoint,
     path: str | os.PathLike[str],
-    recipe: Recipe | str | None = None,
+    recipe: RecipeLike = None,
     *,
     overwrite: bool = True,
     threads: int | None = None,
@@ -48,7 +57,7 @@ def save_checkpoint(
 
 
 def checkpoint_to_bytes(
-    checkpoint: Checkpoint, recipe: Recipe | str | None = None, *, threads: int | None = None
+    checkpoint: Checkpoint, recipe: RecipeLike = None, *, threads: int | None = None
 ) -> bytes:
     """Encode a checkpoint; return its frame."""
     return encode_checkpoint(checkpoint, as_recipe(recipe), threads=usable_threads(threads)).to_bytes()

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+
+from dcompress.constants import DTYPE_BY_NAME
 from dcompress.decode import FrameReader, open_frame
 from dcompress.limits import DecodeLimits
 from dcompress.stages import SharedTensor, TensorData
@@ -163,5 +166,22 @@ class OpenFile(Generic[Array]):
         return self._convert(self._reader.read_rows(name, start, stop))
 
     def get_shared(self, name: str) -> SharedTensor | None:
-        """Return the compressed form of a tensor (mask, labels, codebook), None if it has none."""
+        """Return the compressed form of a tensor, None if it was not stored as labels and codebook.
+
+        Its ``mask`` and ``labels`` are flat, its ``codebook`` holds words; `get_codebook` has the values.
+        """
         return self._reader.read_shared(name)
+
+    def get_codebook(self, name: str) -> Array | None:
+        """Return the shared values of a tensor by label, shape (n_groups, n_labels); None if it has none.
+
+        ``codebook[0][shared.labels]`` is the flat tensor, if it has one group. Complex numbers are shared
+        part by part, so theirs are real.
+        """
+        shared = self._reader.read_shared(name)
+        if shared is None:
+            return None
+        parts = {"complex32": "float16", "complex64": "float32", "complex128": "float64"}
+        dtype = DTYPE_BY_NAME[parts.get(shared.dtype.name, shared.dtype.name)]
+        lookup = np.ascontiguousarray(shared.lookup())
+        return self._convert(TensorData(dtype, lookup.shape, lookup.reshape(-1)))

@@ -121,8 +121,9 @@ def save_file(
         The model.
     path : path-like
         Where to write.
-    recipe : Recipe, str or None
-        A recipe, the name of a preset, or None for ``balanced``.
+    recipe : Recipe, str, path-like, dict or None
+        A recipe, the name of a preset, the path of a TOML file, a recipe as a dict, or None for
+        ``balanced``.
     metadata : mapping of str to str, optional
         Free string metadata.
     overwrite : bool

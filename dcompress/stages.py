@@ -90,7 +90,7 @@ class PrunedTensor:
     values: NDArray[np.floating[Any]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SharedTensor:
     """Stage 2: a tensor as labels into codebooks. Exact: gathering gives the words back.
 
@@ -117,6 +117,12 @@ class SharedTensor:
     codebook: Words
     labels: NDArray[np.uint16]
     has_zero: bool
+
+    def __repr__(self) -> str:
+        return (
+            f"SharedTensor({self.dtype.name}, {self.shape}, {self.n_groups} x {self.n_centroids} centroids"
+            f"{', zero apart' if self.has_zero else ''})"
+        )
 
     @property
     def n_groups(self) -> int:

@@ -17,15 +17,14 @@ from dcompress.checkpoint import (
 )
 from dcompress.compression import compress_checkpoint
 from dcompress.decode import open_frame
-from dcompress.frame_file import as_recipe, checkpoint_to_bytes, save_checkpoint
+from dcompress.frame_file import RecipeLike, as_recipe, checkpoint_to_bytes, save_checkpoint
 from dcompress.handle import OpenFile
 from dcompress.inspection import read_torch_extra
 from dcompress.limits import DecodeLimits
-from dcompress.recipe import Recipe
 from dcompress.stages import Checkpoint, SharedTensor, TensorData
 from dcompress.threads import usable_threads
 
-__all__ = ["compress", "load", "load_file", "load_model", "safe_open", "save", "save_file"]
+__all__ = ["compress", "load", "load_file", "load_model", "safe_open", "save", "save_file", "save_model"]
 
 StateDict = dict[str, Any]
 
@@ -47,7 +46,7 @@ def save_file(
     state_dict: Mapping[str, Any],
     path: str | os.PathLike[str],
     *,
-    recipe: Recipe | str | None = None,
+    recipe: RecipeLike = None,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = True,
     threads: int | None = None,
@@ -60,8 +59,9 @@ def save_file(
         The model; tied tensors are stored once. `load_file` gives back what `compress` returns for it.
     path : path-like
         Where to write.
-    recipe : Recipe, str or None
-        A recipe, the name of a preset, the path of a TOML file, or None for ``balanced``.
+    recipe : Recipe, str, path-like, dict or None
+        A recipe, the name of a preset, the path of a TOML file, a recipe as a dict, or None for
+        ``balanced``.
     metadata : mapping of str to str, optional
         Free string metadata.
     overwrite : bool
@@ -85,10 +85,15 @@ def save_file(
     )
 
 
+def save_model(model: torch.nn.Module, path: str | os.PathLike[str], **options: Any) -> None:
+    """Write the state dict of a module; ``options`` are those of `save_file`."""
+    save_file(model.state_dict(), path, **options)
+
+
 def save(
     state_dict: Mapping[str, Any],
     *,
-    recipe: Recipe | str | None = None,
+    recipe: RecipeLike = None,
     metadata: Mapping[str, str] | None = None,
     threads: int | None = None,
 ) -> bytes:
@@ -161,7 +166,7 @@ def load_model(
     return list(result.missing_keys), list(result.unexpected_keys)
 
 
-def compress(state_dict: Mapping[str, Any], recipe: Recipe | str | None = None) -> StateDict:
+def compress(state_dict: Mapping[str, Any], recipe: RecipeLike = None) -> StateDict:
     """Return a state dict pruned and shared by a recipe: stages 1 and 2, nothing is coded.
 
     This is, bit for bit, what `load_file` returns after `save_file` with the same recipe.

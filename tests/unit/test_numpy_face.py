@@ -232,3 +232,13 @@ def test_threads_are_counted_from_one(threads):
         dnp.load(frame, threads=threads)
     with pytest.raises(ValueError, match="threads"):
         dnp.save({}, threads=threads)
+
+
+def test_the_codebook_gives_the_tensor():
+    weights = np.where(np.arange(5000) % 7 == 0, np.arange(5000) % 4 - 1.5, 0).astype(np.float32)
+    with dnp.safe_open(dnp.save({"w": weights}, recipe="lossless")) as file:
+        codebook = file.get_codebook("w")
+        np.testing.assert_array_equal(codebook[0][file.get_shared("w").labels], weights)
+        assert codebook.dtype == np.float32
+    with dnp.safe_open(dnp.save({"w": np.random.default_rng(0).random(300)})) as file:
+        assert file.get_codebook("w") is None

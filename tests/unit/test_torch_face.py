@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 import zlib
 from collections import OrderedDict
@@ -283,3 +284,31 @@ def test_good_extras_are_loaded(content):
 def test_extras_that_make_no_sense_are_decode_errors(content):
     with pytest.raises(DecodeError):
         dtorch.load(with_extra(content))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (torch.nn.Linear(2, 2), "model.state_dict()"),
+        ("m.dcz", "a state dict is wanted"),
+        ({"w": np.zeros(3)}, "dcompress.numpy"),
+        ({"state_dict": {"w": torch.zeros(3)}}, "['state_dict']"),
+    ],
+)
+def test_common_slips_are_explained(wrong, says):
+    with pytest.raises(EncodeError, match=re.escape(says)):
+        dtorch.save(wrong)
+
+
+def test_recipes_may_be_dicts_and_nothing_odd():
+    state = {"w": torch.randn(64, 64)}
+    assert dtorch.save(state, recipe={"preset": "lossless"}) == dtorch.save(state, recipe="lossless")
+    with pytest.raises(RecipeError, match="wanted"):
+        dtorch.save(state, recipe=5)
+
+
+def test_modules_are_saved_and_loaded(tmp_path):
+    model, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    dtorch.save_model(model, tmp_path / "m.dcz", recipe="lossless")
+    dtorch.load_model(other, tmp_path / "m.dcz")
+    assert torch.equal(model.weight, other.weight)
