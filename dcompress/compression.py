@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from weakref import WeakValueDictionary
@@ -57,7 +58,7 @@ def compress_tensor(name: str, tensor: TensorData, recipe: TensorRecipe) -> Shar
         warnings.warn(
             f"tensor {name!r} holds {n_bad} NaN or infinite values: it is stored losslessly",
             DcompressWarning,
-            stacklevel=2,
+            stacklevel=_levels_to_caller(),
         )
         return tensor
     share_rule = recipe.share
@@ -177,6 +178,22 @@ class _Loader:
         if not _compressible(tensor) or count_nonfinite(tensor.words, tensor.dtype):
             return np.empty(0, np.float32)
         return widen(tensor.words, tensor.dtype)
+
+
+def _levels_to_caller() -> int:
+    """Return the stack level, for a warning of the calling function, of the first frame outside of here."""
+    here = inspect.currentframe()
+    frame = here.f_back if here is not None else None
+    level = 1
+    while frame is not None and frame.f_back is not None and _is_ours(frame.f_globals.get("__name__")):
+        frame = frame.f_back
+        level += 1
+    return level
+
+
+def _is_ours(module: object) -> bool:
+    """Return whether this is the name of a module of the package."""
+    return isinstance(module, str) and module.partition(".")[0] == "dcompress"
 
 
 def _compressible(tensor: TensorData) -> bool:

@@ -302,13 +302,21 @@ class FrameReader:
             n_kept = int(np.count_nonzero(words)) if record.coder in RUN_CODERS else 0
             return partial_sum(words, begin * record.dtype.word_bytes, work), n_kept
 
+        def decode_span(span: range) -> tuple[int, int]:
+            totals, kept = zip(*map(decode_one, span), strict=True)
+            return sum(totals), sum(kept)
+
+        # One task a thread: waking a thread for every chunk costs more than a chunk.
+        n_chunks = len(record.chunks)
+        n_tasks = 1 if executor is None else min(n_chunks, self._threads)
+        spans = [range(k * n_chunks // n_tasks, (k + 1) * n_chunks // n_tasks) for k in range(n_tasks)]
         run = map if executor is None else executor.map
-        return _Job(record, out, run(decode_one, range(len(record.chunks))))
+        return _Job(record, out, run(decode_span, spans))
 
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """A tensor that is being decoded: its chunks give checksum sum and kept words when they are done."""
+    """A tensor that is being decoded: its tasks give checksum sum and kept words when they are done."""
 
     record: TensorRecord
     out: Words

@@ -116,10 +116,15 @@ class EncodedFrame:
 
 
 def to_decibels(signal: float, noise: float) -> float:
-    """Return 10 log10(signal / noise); infinite without noise, minus infinite without signal."""
+    """Return 10 log10(signal / noise); infinite without noise, minus infinite without signal.
+
+    NaN if the sums have left the range of float64.
+    """
     if noise == 0:
         return math.inf
-    return 10 * math.log10(signal / noise) if signal else -math.inf
+    if not (math.isfinite(signal) and math.isfinite(noise)):
+        return math.nan
+    return 10 * (math.log10(signal) - math.log10(noise)) if signal else -math.inf
 
 
 def encode_checkpoint(
@@ -153,6 +158,7 @@ def encode_checkpoint(
     recipe = recipe or Recipe()
     for name in checkpoint.tensors:
         _check_name(name)
+    _check_metadata(checkpoint.metadata)
     specs = tensor_specs(checkpoint.tensors)
     for name, (dtype, shape) in specs.items():
         if dtype.element_bytes * math.prod(max(1, size) for size in shape) >= 1 << 63:
@@ -185,8 +191,10 @@ def _check_name(name: str) -> None:
     Raises
     ------
     EncodeError
-        It is reserved, no valid text, or longer than readers allow.
+        It is no string, reserved, no valid text, or longer than readers allow.
     """
+    if not isinstance(name, str):
+        raise EncodeError(f"tensor name {name!r} is not a string; rename the tensor")
     if name == "__metadata__":
         raise EncodeError("tensor name '__metadata__' is reserved; rename the tensor")
     try:
@@ -195,6 +203,19 @@ def _check_name(name: str) -> None:
         raise EncodeError(f"tensor name {name!r} is not valid Unicode; rename the tensor") from None
     if n_bytes > DecodeLimits.max_name_bytes:
         raise EncodeError(f"tensor name {name[:40]!r}... is {n_bytes} bytes long; rename the tensor")
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    """Refuse metadata that is no string, no valid text, or has a key longer than readers allow."""
+    for key, value in metadata.items():
+        if not (isinstance(key, str) and isinstance(value, str)):
+            raise EncodeError(f"metadata {key!r}: {value!r} is not a string with a string as its key")
+        try:
+            n_bytes, _ = len(key.encode()), value.encode()
+        except UnicodeEncodeError:
+            raise EncodeError(f"metadata {key!r} is not valid Unicode") from None
+        if n_bytes > DecodeLimits.max_name_bytes:
+            raise EncodeError(f"metadata key {key[:40]!r}... is {n_bytes} bytes long; shorten it")
 
 
 def _count_kept(tensor: TensorData | SharedTensor) -> int:

@@ -75,6 +75,7 @@ def read_torch_extra(reader: FrameReader) -> dict[str, Any]:
     values, places = content.get("values", {}), content.get("value_positions", [])
     sound = isinstance(values, dict) and isinstance(places, list) and len(values) == len(places)
     sound = sound and all(type(place) is int for place in places)
+    sound = sound and values.keys().isdisjoint(reader.directory.tensors)
     if not sound or not isinstance(content.get("_metadata", {}), dict):
         raise CorruptError("the torch section makes no sense", rule="SEC-02")
     return content

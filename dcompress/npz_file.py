@@ -43,6 +43,7 @@ _NATIVE = {
     "complex128": "<c16",
 }
 _BY_DESCR = {descr: DTYPE_BY_NAME[name] for name, descr in _NATIVE.items()}
+_ZIP = b"PK\x03\x04"
 _READ_BYTES = 1 << 24
 _MAX_RATIO = 1100  # deflate never does better
 _DAMAGE = (
@@ -151,8 +152,13 @@ def read_npz(path: str | os.PathLike[str]) -> Checkpoint:
 @contextlib.contextmanager
 def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     """Return a context with the zip file at ``path``; what its damage raises becomes `EncodeError`."""
+    head = b""
+    opened = False
     try:
+        with path.open("rb") as stream:
+            head = stream.read(len(_ZIP))
         with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+            opened = True
             file_bytes = os.fstat(stream.fileno()).st_size
             for member in archive.infolist():
                 if member.compress_size > file_bytes:
@@ -163,6 +169,9 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
                     )
             yield archive
     except _DAMAGE as error:
+        if isinstance(error, zipfile.BadZipFile) and not opened:  # "File is not a zip file"
+            what = "is cut short or damaged" if head == _ZIP else "is not an .npz file, or damaged"
+            raise EncodeError(f"{path}: {what}") from None
         raise EncodeError(f"{path}: damaged: {shortened(error)}") from None
     except OSError as error:
         if error.errno != errno.EINVAL:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dcompress.constants import DTYPE_BY_NAME
 from dcompress.decode import open_frame
-from dcompress.errors import UnsupportedTensorError
+from dcompress.errors import UnsupportedError, UnsupportedTensorError
 from dcompress.handle import OpenFile
 from dcompress.limits import DecodeLimits
 from dcompress.stages import Checkpoint, TensorData, word_dtype
@@ -37,11 +37,20 @@ _LACKING = {
 
 
 def array_from_data(data: TensorData) -> NDArray[Any]:
-    """Return exact tensor data as an array, without a copy; bits where NumPy lacks the dtype."""
+    """Return exact tensor data as an array, without a copy; bits where NumPy lacks the dtype.
+
+    Raises
+    ------
+    UnsupportedError
+        A complex32 tensor has as many dimensions as NumPy allows, so that its parts find no room.
+    """
     if data.dtype.name not in _LACKING:
         return data.words.view(np.dtype(data.dtype.name)).reshape(data.shape)
     shape = data.shape if data.dtype.words_per_element == 1 else (*data.shape, 2)
-    return data.words.reshape(shape)
+    try:
+        return data.words.reshape(shape)
+    except ValueError:
+        raise UnsupportedError(f"NumPy cannot hold a {data.dtype.name} of rank {len(data.shape)}") from None
 
 
 def data_from_array(name: str, array: NDArray[Any]) -> TensorData:
@@ -68,8 +77,8 @@ class safe_open(OpenFile[NDArray[Any]]):  # noqa: N801 (safetensors' own name)
 
     def _expose(self, out: NDArray[Any]) -> TensorData:
         data = data_from_array("out", out)
-        if out.size and not np.shares_memory(data.words, out):
-            raise ValueError("out must be contiguous and little-endian")
+        if out.size and not (out.flags.writeable and np.shares_memory(data.words, out)):
+            raise ValueError("out must be writable, contiguous and little-endian")
         return data
 
 
@@ -169,12 +178,14 @@ def _load(
 
 def _checkpoint(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None) -> Checkpoint:
     """Return a checkpoint of arrays; names of the very same memory are tied."""
+    # Held on to: a mapping may make its arrays anew, and memory that was let go of may serve the next one.
+    arrays = {name: np.asarray(array) for name, array in tensors.items()}
     firsts: dict[Any, str] = {}
     ties = {}
-    for name, array in tensors.items():
+    for name, array in arrays.items():
         if array.size:
             place = (array.__array_interface__["data"][0], array.shape, array.strides, array.dtype)
             if firsts.setdefault(place, name) != name:
                 ties[name] = firsts[place]
-    data = {name: data_from_array(name, array) for name, array in tensors.items()}
+    data = {name: data_from_array(name, array) for name, array in arrays.items()}
     return Checkpoint(data, ties, dict(metadata or {}))

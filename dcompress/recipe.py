@@ -126,7 +126,11 @@ class Recipe:
     excludes : tuple of str
         Globs of tensors that stay lossless whatever the rules say.
     sparsity, bits : float, int, optional
-        For all weight matrices and kernels, in place of the preset's.
+        For all weight matrices and kernels (float tensors with at least two dimensions larger than 1), in
+        place of the preset's, and also for those that are too small for the preset. A codebook still has
+        no more than one value for each 8 weights, and at least 2.
+    exclude_origins : mapping of str to str
+        Where an exclusion was written, for errors.
 
     Notes
     -----
@@ -136,6 +140,11 @@ class Recipe:
     of 1.7, which leaves 9 % of a Gaussian, leaves 2 to 13 % of the layers of real networks, and would
     prune further each time it is applied. Those who have tuned it can set ``quality`` by a rule. A preset
     never prunes a tensor that is a quarter zeros already: it was pruned in training, and keeps its mask.
+
+    The paper fine-tunes a network after pruning it; so should those who use ``paper`` on a dense one.
+
+    "First" and "last" go by the order of the tensors in the checkpoint. In ``.safetensors`` files that order
+    is often alphabetical, and then need not be that of the layers: set those two layers by rules.
     """
 
     preset: str = "balanced"
@@ -143,6 +152,7 @@ class Recipe:
     excludes: tuple[str, ...] = ()
     sparsity: float | None = None
     bits: int | None = None
+    exclude_origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -175,7 +185,10 @@ class Recipe:
                     f"{where}pattern {rule.pattern!r} matches only tensors that cannot be pruned or "
                     f"shared, such as {matched[0]!r} ({specs[matched[0]][0].name})"
                 )
-        excluded = {name for pattern in self.excludes for name in _match(pattern, specs, "exclude: ")}
+        excluded: set[str] = set()
+        for pattern in self.excludes:
+            where = self.exclude_origins.get(pattern, "exclude")
+            excluded |= set(_match(pattern, specs, f"{where}: "))
         presets = self._preset_settings(specs)
         plan = dict.fromkeys(specs, TensorRecipe())
         for name in floats:
@@ -189,11 +202,17 @@ class Recipe:
     ) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         """Return, for each tensor, the settings of the preset and those of the top-level options."""
         smallest = _PAPER_MIN_SIZE if self.preset == "paper" else _BALANCED_MIN_SIZE
-        kinds: dict[str, str] = {}
-        for name, (dtype, shape) in specs.items():
-            # A dimension of size 1 does not make a matrix of a vector.
-            if dtype.name in _FLOATS and sum(n > 1 for n in shape) >= 2 and math.prod(shape) >= smallest:
-                kinds[name] = "conv" if len(shape) > 2 else "fc"
+        # A dimension of size 1 does not make a matrix of a vector.
+        weights = {
+            name: shape
+            for name, (dtype, shape) in specs.items()
+            if dtype.name in _FLOATS and sum(n > 1 for n in shape) >= 2
+        }
+        kinds = {
+            name: "conv" if len(shape) > 2 else "fc"
+            for name, shape in weights.items()
+            if math.prod(shape) >= smallest
+        }
         by_kind = {kind: [name for name in kinds if kinds[name] == kind] for kind in ("conv", "fc")}
         if by_kind["conv"]:
             kinds[by_kind["conv"][0]] = "first conv"
@@ -201,14 +220,18 @@ class Recipe:
             kinds[by_kind["fc"][-1]] = "last fc"
         options = {key: getattr(self, key) for key in ("sparsity", "bits") if getattr(self, key) is not None}
         settings: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {name: ({}, {}) for name in specs}
-        for name, kind in kinds.items():
-            most = (math.prod(specs[name][1]) // _WEIGHTS_PER_CENTROID).bit_length() - 1
+        for name, shape in weights.items():
+            most = max(1, (math.prod(shape) // _WEIGHTS_PER_CENTROID).bit_length() - 1)
+            kind = kinds.get(name, "")
             preset: dict[str, Any] = {}
-            if self.preset == "balanced":
+            if kind and self.preset == "balanced":
                 preset = {"bits": min(8, most)}
-            elif self.preset == "paper":
+            elif kind and self.preset == "paper":
                 preset = {"bits": min(8 if "conv" in kind else 5, most), "sparsity": _PAPER_SPARSITY[kind]}
-            settings[name] = preset, options
+            asked = dict(options)
+            if "bits" in asked:
+                asked["bits"] = min(asked["bits"], most)
+            settings[name] = preset, asked
         return settings
 
     def to_dict(self) -> dict[str, Any]:
@@ -255,7 +278,8 @@ class Recipe:
         preset = data.get("preset", "balanced")
         if preset not in PRESETS:
             raise RecipeError(f"{origin}: unknown preset {preset!r}{near(str(preset), PRESETS)}")
-        return cls(preset, tuple(parsed), tuple(excludes), **options)
+        origins = dict.fromkeys(excludes, f"{origin}: exclude")
+        return cls(preset, tuple(parsed), tuple(excludes), exclude_origins=origins, **options)
 
     @classmethod
     def from_toml(cls, source: str | Path) -> Recipe:
@@ -304,7 +328,14 @@ class Recipe:
             As for `from_dict`; the option is named.
         """
         rules = tuple(Rule(*parse_set(text)) for text in sets)
-        return cls(preset, rules, tuple(excludes), sparsity, bits)
+        for key, value in (("sparsity", sparsity), ("bits", bits)):
+            if value is not None:
+                try:
+                    check_settings({key: value}, "")
+                except RecipeError as error:
+                    raise RecipeError(f"--{error}") from None
+        excludes = tuple(excludes)
+        return cls(preset, rules, excludes, sparsity, bits, dict.fromkeys(excludes, "--exclude"))
 
     def extended(self, other: Recipe) -> Recipe:
         """Return this recipe with another's rules, exclusions and top-level options on top of its own."""
@@ -314,6 +345,7 @@ class Recipe:
             self.excludes + other.excludes,
             self.sparsity if other.sparsity is None else other.sparsity,
             self.bits if other.bits is None else other.bits,
+            {**self.exclude_origins, **other.exclude_origins},
         )
 
 

@@ -83,7 +83,8 @@ def check_settings(settings: Mapping[str, Any], where: str) -> None:
         elif key == "lossless":
             wanted, good = "true or false", isinstance(value, bool)
         else:
-            raise RecipeError(f"{prefix}unknown setting {key!r}{near(key, _SETTINGS)}")
+            hint = near(key, _SETTINGS) or f"; the settings are {', '.join(_SETTINGS)}"
+            raise RecipeError(f"{prefix}unknown setting {key!r}{hint}")
         if not good:
             raise RecipeError(f"{prefix}{key} must be {wanted}, not {value!r}")
     for family in (PRUNE_KEYS, SIZE_KEYS):

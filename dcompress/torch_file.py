@@ -141,7 +141,7 @@ def _load(path: Path) -> object:
         raise EncodeError(f"{path}: {_refusal(str(error))}") from None
     except Exception as error:  # noqa: BLE001 - a hostile file makes torch raise anything
         reason = str(error).partition("\n")[0][:200] or type(error).__name__
-        raise EncodeError(f"{path}: damaged, or not a PyTorch file: {reason}") from None
+        raise EncodeError(f"{path}: {_damaged(reason)}") from None
 
 
 def _refusal(message: str) -> str:
@@ -153,7 +153,13 @@ def _refusal(message: str) -> str:
             "load it yourself with weights_only=False and torch.save() its state dict alone"
         )
     reason = re.search(r"WeightsUnpickler error:\s*(.*)", message) or re.search(r"(\S.*)\s*\Z", message)
-    return f"damaged, or not a PyTorch file: {reason[1][:200] if reason else 'not a pickle'}"
+    return _damaged(reason[1][:200] if reason else "")
+
+
+def _damaged(reason: str) -> str:
+    """Return in words that a file cannot be read, with torch's reason if that is more than a bare value."""
+    said = f": {reason}" if re.search(r"[A-Za-z]{2,}[,;:]? \S", reason) else ""
+    return f"damaged, or not a PyTorch file{said}"
 
 
 def _check_zip(path: Path) -> None:

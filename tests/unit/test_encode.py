@@ -225,7 +225,7 @@ def test_progress_counts_the_bytes_of_every_stored_tensor():
     assert seen == [3600, 20]
 
 
-@pytest.mark.parametrize("name", ["__metadata__", "a\ud800b"])
+@pytest.mark.parametrize("name", ["__metadata__", "a\ud800b", 1])
 def test_names_that_no_file_can_hold_are_refused(name):
     with pytest.raises(EncodeError, match="rename"):
         encoded({name: normal((3,))})
@@ -239,6 +239,14 @@ def test_all_other_names_are_opaque(name):
 def test_a_name_longer_than_readers_allow_is_refused():
     with pytest.raises(EncodeError, match="rename"):
         encoded({"x" * 70_000: normal((3,))})
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"a": 1}, {1: "a"}, {"a": "\ud800"}, {"\ud800": "a"}, {"x" * 70_000: ""}]
+)
+def test_metadata_that_no_file_can_hold_is_refused(metadata):
+    with pytest.raises(EncodeError, match="metadata"):
+        encode_checkpoint(Checkpoint({}, metadata=metadata))
 
 
 def test_an_empty_tensor_of_impossible_shape_is_refused():
@@ -280,7 +288,16 @@ def test_errors_are_sums_of_squares(name):
 
 @pytest.mark.parametrize(
     ("signal", "noise", "decibels"),
-    [(1, 0, math.inf), (0, 0, math.inf), (0, 1, -math.inf), (100, 1, 20.0), (1, 1, 0.0)],
+    [
+        (1, 0, math.inf),
+        (0, 0, math.inf),
+        (0, 1, -math.inf),
+        (100, 1, 20.0),
+        (1, 1, 0.0),
+        (1e-200, 1e200, pytest.approx(-4000)),
+        (1, math.inf, pytest.approx(math.nan, nan_ok=True)),
+        (math.inf, math.inf, pytest.approx(math.nan, nan_ok=True)),
+    ],
 )
 def test_decibels(signal, noise, decibels):
     assert to_decibels(signal, noise) == decibels

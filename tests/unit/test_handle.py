@@ -215,3 +215,12 @@ def test_memory_that_does_not_fit_is_refused(model, out):
     with dnp.safe_open(frame) as file, pytest.raises(ValueError, match="out"):
         file.get_tensor("labels", out=out)
     assert out.tobytes() == before
+
+
+@pytest.mark.parametrize("name", ["raw", "labels", "zero_run"])
+def test_memory_that_must_not_be_written_is_refused(kernel, model, name):
+    frame, arrays = model
+    out = np.zeros_like(arrays[name])
+    out.flags.writeable = False
+    with dnp.safe_open(frame) as file, pytest.raises(ValueError, match="out must be writable"):
+        file.get_tensor(name, out=out)

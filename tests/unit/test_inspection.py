@@ -86,6 +86,14 @@ def test_torch_extras_come_back():
         assert read_torch_extra(reader) == extra
 
 
+@pytest.mark.parametrize("name", ["w", "tied"])
+def test_plain_values_never_take_the_place_of_a_tensor(name):
+    extra = {"values": {name: 1}, "value_positions": [1]}
+    checkpoint = Checkpoint({"w": weights((3,)), "tied": weights((3,))}, {"tied": "w"}, torch_extra=extra)
+    with open_frame(encode_checkpoint(checkpoint).to_bytes()) as reader, raises_rule(CorruptError, "SEC-02"):
+        read_torch_extra(reader)
+
+
 def test_density_is_read_without_decoding():
     words = np.zeros(10_000, np.uint32)
     words[::20] = 0x3F800000

@@ -16,6 +16,7 @@ from dcompress.errors import (
     LimitError,
     RecipeError,
     TruncatedError,
+    UnsupportedError,
     UnsupportedTensorError,
 )
 from dcompress.limits import DecodeLimits
@@ -138,6 +139,19 @@ def test_equal_memory_is_stored_once_and_comes_back_as_one_array():
     assert len(frame) < 4 * w.nbytes
 
 
+def test_arrays_that_are_made_when_looked_up_are_not_tied(tmp_path):
+    arrays = {name: np.full(3000, number, np.float32) for number, name in enumerate("abcd")}
+    np.savez(tmp_path / "m.npz", **arrays)
+    with np.load(tmp_path / "m.npz") as lazy:
+        assert_same(dnp.load(dnp.save(lazy, recipe="lossless")), arrays)
+
+
+def test_numpy_scalars_are_not_tied():
+    scalars = {name: np.float32(number) for number, name in enumerate("abcd")}
+    loaded = dnp.load(dnp.save(scalars))
+    assert {name: float(value) for name, value in loaded.items()} == {"a": 0, "b": 1, "c": 2, "d": 3}
+
+
 def test_empty_arrays_are_never_tied():
     empty = np.zeros((0, 3), np.float32)
     loaded = dnp.load(dnp.save({"a": empty, "b": empty, "c": np.zeros((0, 4), np.int8)}))
@@ -175,6 +189,13 @@ def test_every_dtype_can_be_read(dtype):
         assert array.shape == (shape if dtype.words_per_element == 1 else (*shape, 2))
     with dnp.safe_open(frame.to_bytes()) as file:
         assert file.dtype("w") == dtype.name
+
+
+def test_a_rank_that_numpy_lacks_is_unsupported():
+    data = TensorData(DTYPE_BY_NAME["complex32"], (1,) * 64, np.zeros(2, np.uint16))
+    frame = encode_checkpoint(Checkpoint({"w": data})).to_bytes()
+    with pytest.raises(UnsupportedError, match="rank 64"):
+        dnp.load(frame)
 
 
 def test_nan_payloads_zeros_and_infinities_survive_every_recipe():
