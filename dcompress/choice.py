@@ -132,17 +132,21 @@ def _choose_sparse(codebook: Codebook, labels: NDArray[np.uint16], density: floa
     wanted = _ENTRIES_SHIFT + int(np.ceil(-np.log2(max(density, 2.0**-20))))
     shift = _shift_for(labels.size, min(max(wanted, _SPARSE_SHIFTS[0]), _SPARSE_SHIFTS[1]))
     statistics = RunStatistics(labels, codebook.n_labels, 1 << shift if shift else labels.size)
-    best: Choice | None = None
+    best_cost = float("inf")
+    best_cut: tuple[type[ZeroRun] | type[SplitRun], int, int] | None = None
     for bound, kind, n_buckets, raw_bits in _bound_cuts(statistics, density):
-        if best is not None and bound >= best.cost:
+        if bound >= best_cost:
             break
-        coder, cost = kind.fit(codebook, statistics, n_buckets, raw_bits)
-        if not coder.usable or (best is not None and cost >= best.cost):
-            continue
-        cost += _code_bits(coder)
-        if best is None or cost < best.cost:
-            best = Choice(cost, coder, shift)
-    return best
+        coder, cost = kind.fit(codebook, statistics, n_buckets, raw_bits, draft=True)
+        if coder.usable and cost < best_cost:
+            cost += _code_bits(coder)
+            if cost < best_cost:
+                best_cost, best_cut = cost, (kind, n_buckets, raw_bits)
+    if best_cut is None:
+        return None
+    chosen, n_buckets, raw_bits = best_cut
+    coder, cost = chosen.fit(codebook, statistics, n_buckets, raw_bits)
+    return Choice(cost + _code_bits(coder), coder, shift)
 
 
 def _bound_cuts(

@@ -34,7 +34,8 @@ class Difference:
     identical : bool
         Same dtype, same shape, same bits.
     comparable : bool
-        Same shape, so the values can be set against each other; the rest is 0 otherwise.
+        Same shape, and dtypes of one kind (floats, integers, complex numbers), so that the values can be
+        set against each other; the rest is 0 otherwise.
     n_different : int
         Values that differ. Two NaN do not; a NaN and a number do.
     max_error : float
@@ -82,6 +83,8 @@ def compare_tensors(first: TensorData, second: TensorData) -> Difference:
             return Difference(identical=True)
     both = (first, second)
     n_parts = [data.dtype.words_per_element for data in both]
+    if _family(first.dtype) != _family(second.dtype):  # integers may be the bits of floats
+        return Difference(identical=False, comparable=False)
     if n_parts[0] != n_parts[1] or sum(data.dtype.name == _FLOAT4 for data in both) == 1:
         return Difference(identical=False, comparable=False)
     n_different = 0
@@ -96,6 +99,11 @@ def compare_tensors(first: TensorData, second: TensorData) -> Difference:
             max_error = max(max_error, float(errors.max(initial=0.0)))
             noise += float(errors @ errors)
     return Difference(False, True, n_different, max_error, signal, noise)
+
+
+def _family(dtype: DType) -> str:
+    """Return which kind of numbers a dtype holds."""
+    return next((kind for kind in ("float", "complex") if kind in dtype.name), "integer")
 
 
 def to_values(words: Words, dtype: DType) -> NDArray[np.float64]:

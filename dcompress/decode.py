@@ -279,11 +279,7 @@ class FrameReader:
         """Begin to decode a tensor, into ``target`` if given."""
         select(work)  # before the tables are read, so that they are read by the same kernels
         wants_zeros = CODERS[record.coder].wants_zeros
-        if target is None:
-            new = np.zeros if wants_zeros else np.empty
-            out: Words = new(record.n_words, word_dtype(record.dtype.word_bytes))
-        else:
-            out = target
+        out = _allocate(record, wants_zeros) if target is None else target
         if not record.chunks:
             return _Job(record, out, ())
         coder, first_chunk = self._open(record)
@@ -312,6 +308,23 @@ class FrameReader:
         spans = [range(k * n_chunks // n_tasks, (k + 1) * n_chunks // n_tasks) for k in range(n_tasks)]
         run = map if executor is None else executor.map
         return _Job(record, out, run(decode_span, spans))
+
+
+def _allocate(record: TensorRecord, zeros: bool) -> Words:
+    """Return memory for the words of a tensor.
+
+    Raises
+    ------
+    LimitError
+        There is not enough (LIM-05).
+    """
+    new = np.zeros if zeros else np.empty
+    try:
+        return new(record.n_words, word_dtype(record.dtype.word_bytes))
+    except MemoryError:
+        raise LimitError(
+            f"there is no memory for {record.decoded_bytes} bytes", rule="LIM-05", tensor=record.name
+        ) from None
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,6 @@ overrides what came before, setting by setting. Its dictionary form is also its 
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from typing import Any
 
 from dcompress.constants import DType
 from dcompress.errors import RecipeError
+from dcompress.presets import FLOATS, OPTION_KEYS, PRESETS, preset_settings, weights_of
 from dcompress.settings import (
     MAX_BITS,
     MAX_CENTROIDS,
@@ -42,14 +42,6 @@ else:
     import tomli as tomllib
 
 __all__ = ["PRESETS", "PruneRule", "Recipe", "Rule", "ShareRule", "TensorRecipe"]
-
-PRESETS = ("lossless", "balanced", "paper")
-
-_FLOATS = ("float64", "float32", "float16", "bfloat16")
-_BALANCED_MIN_SIZE = 2048  # below, codebook and code lengths eat up most of what sharing saves
-_PAPER_MIN_SIZE = 256
-_WEIGHTS_PER_CENTROID = 8  # a preset's codebook is no larger than that, for small tensors
-_PAPER_SPARSITY = {"first conv": 0.34, "conv": 0.62, "fc": 0.91, "last fc": 0.75}
 
 
 @dataclass(frozen=True)
@@ -176,7 +168,7 @@ class Recipe:
             A pattern matches nothing, or nothing that its rule can apply to; settings that do not fit
             together, or the shape.
         """
-        floats = [name for name, (dtype, _) in specs.items() if dtype.name in _FLOATS]
+        floats = [name for name, (dtype, _) in specs.items() if dtype.name in FLOATS]
         for rule in self.rules:
             where = f"{rule.origin}: " if rule.origin else ""
             matched = _match(rule.pattern, specs, where)
@@ -189,55 +181,19 @@ class Recipe:
         for pattern in self.excludes:
             where = self.exclude_origins.get(pattern, "exclude")
             excluded |= set(_match(pattern, specs, f"{where}: "))
-        presets = self._preset_settings(specs)
+        options = {key: getattr(self, key) for key in OPTION_KEYS if getattr(self, key) is not None}
+        presets = preset_settings(self.preset, options, weights_of(specs))
         plan = dict.fromkeys(specs, TensorRecipe())
         for name in floats:
             if name not in excluded:
                 rules = [rule for rule in self.rules if fnmatchcase(name, rule.pattern)]
-                plan[name] = _resolve(name, specs[name][1], presets[name], rules)
+                plan[name] = _resolve(name, specs[name][1], presets.get(name, ({}, {})), rules)
         return plan
-
-    def _preset_settings(
-        self, specs: Mapping[str, tuple[DType, tuple[int, ...]]]
-    ) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-        """Return, for each tensor, the settings of the preset and those of the top-level options."""
-        smallest = _PAPER_MIN_SIZE if self.preset == "paper" else _BALANCED_MIN_SIZE
-        # A dimension of size 1 does not make a matrix of a vector.
-        weights = {
-            name: shape
-            for name, (dtype, shape) in specs.items()
-            if dtype.name in _FLOATS and sum(n > 1 for n in shape) >= 2
-        }
-        kinds = {
-            name: "conv" if len(shape) > 2 else "fc"
-            for name, shape in weights.items()
-            if math.prod(shape) >= smallest
-        }
-        by_kind = {kind: [name for name in kinds if kinds[name] == kind] for kind in ("conv", "fc")}
-        if by_kind["conv"]:
-            kinds[by_kind["conv"][0]] = "first conv"
-        if by_kind["fc"]:
-            kinds[by_kind["fc"][-1]] = "last fc"
-        options = {key: getattr(self, key) for key in ("sparsity", "bits") if getattr(self, key) is not None}
-        settings: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {name: ({}, {}) for name in specs}
-        for name, shape in weights.items():
-            most = max(1, (math.prod(shape) // _WEIGHTS_PER_CENTROID).bit_length() - 1)
-            kind = kinds.get(name, "")
-            preset: dict[str, Any] = {}
-            if kind and self.preset == "balanced":
-                preset = {"bits": min(8, most)}
-            elif kind and self.preset == "paper":
-                preset = {"bits": min(8 if "conv" in kind else 5, most), "sparsity": _PAPER_SPARSITY[kind]}
-            asked = dict(options)
-            if "bits" in asked:
-                asked["bits"] = min(asked["bits"], most)
-            settings[name] = preset, asked
-        return settings
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain values, defaults left out: what `from_dict` and TOML take."""
         result: dict[str, Any] = {} if self.preset == "balanced" else {"preset": self.preset}
-        for key in ("sparsity", "bits"):
+        for key in OPTION_KEYS:
             if getattr(self, key) is not None:
                 result[key] = getattr(self, key)
         if self.excludes:
@@ -259,7 +215,7 @@ class Recipe:
         for key in data:
             if key not in known:
                 raise RecipeError(f"{origin}: unknown key {key!r}{near(key, known)}")
-        options = {key: data[key] for key in ("sparsity", "bits") if key in data}
+        options = {key: data[key] for key in OPTION_KEYS if key in data}
         check_settings(options, origin)
         excludes, rules = data.get("exclude", []), data.get("rule", [])
         if isinstance(excludes, str):

@@ -45,14 +45,25 @@ def find_values(
     if values.size > max_values:
         return None
     labels = np.empty(words.size, np.uint16)
-    label_words = kernels.select(words.size).label_words
-    if words.size and not label_words(words, values, rank(values), labels):
+    kernel = kernels.select(words.size)
+    # Values that the probe missed get labels as they turn up, and their proper ones at the end.
+    places = rank(values)
+    n_probed = values.size
+    done = kernel.label_words(words, values, places, labels)
+    while done < words.size:
+        block = words[done : done + _BLOCK]
+        fresh = np.setdiff1d(block[np.concatenate([[True], block[1:] != block[:-1]])], values)
+        if values.size + fresh.size > max_values:
+            return None
+        places = np.concatenate([places, np.arange(values.size, values.size + fresh.size, dtype=np.uint16)])
+        values = np.concatenate([values, fresh])
+        order = np.argsort(values)
+        values, places = values[order], places[order]
+        done += kernel.label_words(words[done:], values, places, labels[done:])
+    if values.size > n_probed:
+        proper = np.empty(values.size, np.uint16)
+        proper[places] = rank(values)
         for first in range(0, words.size, _BLOCK):
-            block = words[first : first + _BLOCK]
-            if label_words(block, values, rank(values), labels[: block.size]):
-                continue
-            values = np.union1d(values, block[np.concatenate([[True], block[1:] != block[:-1]])])
-            if values.size > max_values:
-                return None
-        label_words(words, values, rank(values), labels)
+            part = labels[first : first + _BLOCK]
+            kernel.gather(proper, part.copy(), part)
     return values, labels

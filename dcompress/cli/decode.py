@@ -34,7 +34,7 @@ __all__ = ["decode", "verify"]
 _DECODE_HELP = """Decode FILE (.dcz) to a model file.
 
 The suffix of the output says what it becomes: .safetensors, .pt or .npz. Every tensor is checked against
-its checksums; a damaged file leaves no output. FILE may be - for stdin.
+its checksums; a damaged file leaves no output. Prints one line if all is well. FILE may be - for stdin.
 """
 _DECODE_EPILOG = """\b
 Examples:
@@ -58,7 +58,10 @@ Examples:
 @click.command(short_help="Decode a .dcz file to a model file.", help=_DECODE_HELP, epilog=_DECODE_EPILOG)
 @click.argument("file")
 @click.option(
-    "-o", "--output", metavar="OUT", help="Output file, - for stdout.  [default: FILE with .safetensors]"
+    "-o",
+    "--output",
+    metavar="OUT",
+    help="Output file, - for stdout.  [default: FILE with its suffix replaced by .safetensors, beside it]",
 )
 @click.option(
     "--format",
@@ -90,6 +93,7 @@ def decode(
     force: bool,
 ) -> None:
     """Decode a frame to a model file."""
+    from dcompress.cli.table import printable
     from dcompress.lazy import read_lazily
     from dcompress.model_file import kind_of_suffix, write_model
 
@@ -114,6 +118,10 @@ def decode(
                     stream.flush()
     for note in notes:
         session.note(note)
+    if not (to_stdout or session.quiet):
+        n_stored = sum({r.alias_of or r.name: r.decoded_bytes for r in records}.values())
+        tensors = f"{len(names):,} tensor{'' if len(names) == 1 else 's'}"
+        print_lines([f"{printable(target)}: {tensors}, {n_stored:,} bytes"])
     seconds = time.perf_counter() - start
     session.detail(f"decoded {len(names)} tensors, {n_bytes:,} bytes in {seconds:.1f} s on {threads} threads")
 

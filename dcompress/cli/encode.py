@@ -32,15 +32,29 @@ if TYPE_CHECKING:
 
 __all__ = ["encode"]
 
-_HELP = """Compress MODEL (.safetensors, .pt, .pth, .npz) to a .dcz file.
+_LARGE_CHANGE = 10.0  # dB, below which a preset has changed a tensor by a lot
+
+_HELP = """Compress MODEL (.safetensors, .npz, .pt, .pth, .th, .tar, .bin, .ckpt) to a .dcz file.
 
 The preset says what is given up for size: lossless changes nothing; balanced, the default, gives large
 weight tensors 8-bit codebooks and prunes nothing; paper prunes as Deep Compression does, with 8 bits for
-convolutions and 5 for fully connected layers. --sparsity and --bits replace its numbers for all weight
-tensors, --set and --recipe for some. Everything else is stored losslessly.
+convolutions and 5 for fully connected layers, after which a model needs fine-tuning. --sparsity and --bits
+replace its numbers for all weight tensors, those too small for the preset included; --set and --recipe for
+some. A weight tensor is one of floats with at least two dimensions larger than 1. Everything else is stored
+losslessly.
 
 The table shows the fraction of weights that are not zero (density), shared values (centroids), and how
 far the weights have moved (SQNR, in dB; `exact` if not at all).
+
+\b
+Settings for --set:
+  prune     sparsity=S, threshold=T or quality=Q (times the standard deviation)
+            scope=tensor, global or any name: tensors of a scope share a threshold
+  share     bits=B or centroids=N; method=kmeans or uniform
+            init=linear, density, random or k-means++; seed=N; groups=N
+  codebook  codebook=V/V/V; or integer_bits=I,fraction_bits=F (fixed point)
+            codebook_dtype=float16
+  neither   lossless
 """
 _EPILOG = """\b
 Examples:
@@ -55,7 +69,10 @@ Examples:
 @click.command(short_help="Compress a model to a .dcz file.", help=_HELP, epilog=_EPILOG)
 @click.argument("model")
 @click.option(
-    "-o", "--output", metavar="OUT.dcz", help="Output file, - for stdout.  [default: MODEL with .dcz]"
+    "-o",
+    "--output",
+    metavar="OUT.dcz",
+    help="Output file, - for stdout.  [default: MODEL with its suffix replaced by .dcz, beside it]",
 )
 @click.option("--preset", metavar="NAME", help="lossless, balanced or paper.  [default: balanced]")
 @click.option("--recipe", "recipe_file", metavar="FILE.toml", help="Read preset and rules from a file.")
@@ -64,12 +81,17 @@ Examples:
     "sets",
     multiple=True,
     metavar="RULE",
-    help="Settings for some tensors: 'PATTERN:key=value,...' with sparsity, threshold, quality, bits, "
-    "centroids, method, init and more; a later rule overrides an earlier one.",
+    help="Settings for some tensors: 'PATTERN:key=value,...' with the settings above; a later rule overrides "
+    "an earlier one.",
 )
 @click.option("--exclude", "excludes", multiple=True, metavar="PATTERN", help="Keep these tensors lossless.")
-@click.option("--sparsity", type=float, metavar="S", help="Fraction of every weight tensor to prune.")
-@click.option("--bits", type=int, metavar="B", help="Codebooks of 2^B values for every weight tensor.")
+@click.option("--sparsity", type=float, metavar="S", help="Fraction of every weight tensor to prune, 0 to 1.")
+@click.option(
+    "--bits",
+    type=int,
+    metavar="B",
+    help="Codebooks of 2^B values for every weight tensor; fewer for small ones.",
+)
 @threads_option
 @click.option("--dry-run", is_flag=True, help="Show plan and sizes; write nothing.")
 @json_option
@@ -125,11 +147,12 @@ def encode(
             else:
                 with atomic_writer(target, overwrite=force) as file:
                     frame.write(file)
+    _note_large_changes(session, checkpoint, frame, recipe)
     report = _report(checkpoint, frame, recipe, with_plan=dry_run)
     if as_json:
         print_json({"model": model, "output": None if dry_run else target, **report.to_dict()})
     elif not session.quiet:
-        _print_table(session, report, to_stdout)
+        _print_table(session, report, None if dry_run or to_stdout else target, to_stdout)
     if dry_run:
         session.note("dry run: nothing was written")
 
@@ -198,12 +221,39 @@ def _report(checkpoint: Checkpoint, frame: EncodedFrame, recipe: Recipe, *, with
     return report_directory(read_directory(frame.head, limits), outcomes, recipe.to_dict(), plan)
 
 
-def _print_table(session: Session, report: FileReport, to_stderr: bool) -> None:
-    """Print table and totals."""
+def _note_large_changes(
+    session: Session, checkpoint: Checkpoint, frame: EncodedFrame, recipe: Recipe
+) -> None:
+    """Say which tensors a preset, not the user, has changed so much that the model may fail."""
+    from dcompress.cli.tables import decibels
+    from dcompress.stages import tensor_specs
+
+    if recipe.preset == "balanced":
+        return
+    plan = recipe.plan(tensor_specs(checkpoint.tensors))
+    changed = {}
+    for report in frame.reports:
+        planned = plan[report.name]
+        asked = planned.explicit if planned.prune is None else planned.explicit_prune
+        if report.sqnr < _LARGE_CHANGE and not asked:
+            changed[report.name] = report.sqnr
+    if changed:
+        worst = min(changed, key=changed.__getitem__)
+        session.note(
+            f"{recipe.preset} changed {len(changed)} tensor{'' if len(changed) == 1 else 's'} by a lot "
+            f"(lowest SQNR {decibels(changed[worst])}: {worst}); fine-tune afterwards, or use balanced"
+        )
+
+
+def _print_table(session: Session, report: FileReport, target: str | None, to_stderr: bool) -> None:
+    """Print table and totals, and where the frame has gone, if it is in a file."""
+    from dcompress.cli.table import printable
     from dcompress.cli.tables import report_lines, summary_lines
 
     width = None if to_stderr else terminal_width()
     lines = report_lines(report, width, every=session.verbose) + summary_lines(report)
+    if target is not None:
+        lines[-1] += f": {printable(target)}"
     if to_stderr:
         click.echo("\n".join(lines), err=True)
     else:

@@ -38,6 +38,7 @@ __all__ = [
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_HEAD_BYTES = 32  # that tell what a file is
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
@@ -129,8 +130,19 @@ def terminal_width() -> int | None:
 
 
 def default_output(path: str, suffix: str) -> str:
-    """Return the input's path with another suffix."""
-    return str(Path(path).with_suffix(suffix)) if Path(path).name else path + suffix
+    """Return the input's path with another suffix.
+
+    Examples
+    --------
+    >>> default_output("run.pth.tar", ".dcz")
+    'run.dcz'
+    """
+    if not Path(path).name:
+        return path + suffix
+    stem = Path(path).with_suffix("")
+    if Path(path).suffix.lower() == ".tar" and stem.suffix.lower() in (".pt", ".pth", ".th"):
+        stem = stem.with_suffix("")
+    return str(stem.with_name(stem.name + suffix))
 
 
 def output_stream() -> BinaryIO:
@@ -170,6 +182,7 @@ def open_reader(
 ) -> Iterator[FrameReader]:
     """Return a context with an open frame, from a file, a pipe or, as ``-``, stdin."""
     from dcompress.decode import open_frame
+    from dcompress.errors import NotDczError
     from dcompress.limits import DecodeLimits
 
     limits = DecodeLimits(max_output_bytes=max_output)
@@ -184,16 +197,41 @@ def open_reader(
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 with Path(path).open("rb") as stream:
                     source = _read_stream(stream)
-        with open_frame(source, limits=limits, threads=threads) as reader:
+        try:
+            opened = open_frame(source, limits=limits, threads=threads)
+        except NotDczError as error:
+            error.hint = error.hint or _looks_like(source)
+            raise
+        with opened as reader:
             yield reader
+
+
+def _looks_like(source: str | bytes) -> str:
+    """Return what a file, or its first bytes, looks like, which is no frame; empty if that is unknown."""
+    if isinstance(source, bytes):
+        head = source[:_HEAD_BYTES]
+    else:
+        with Path(source).open("rb") as stream:
+            head = stream.read(_HEAD_BYTES)
+    if not head:
+        return "it is empty"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 40:
+        return "it looks like a safetensors file; dcz encode makes a .dcz of it"
+    if head.startswith(b"PK\x03\x04"):
+        return "it looks like a zip file, as .pt and .npz files are; dcz encode makes a .dcz of those"
+    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+        return "it looks like a PyTorch file; dcz encode makes a .dcz of it"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, not the file itself: run 'git lfs pull'"
+    return ""
 
 
 def _read_stream(stream: BinaryIO) -> bytes:
     """Return what a stream holds, or only its start if that is no frame."""
     from dcompress.constants import SIGNATURE
 
-    head = stream.read(len(SIGNATURE))
-    return head + stream.read() if head == SIGNATURE else head
+    head = stream.read(_HEAD_BYTES)
+    return head + stream.read() if head.startswith(SIGNATURE) else head
 
 
 @contextmanager

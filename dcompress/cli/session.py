@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from dcompress.cli.table import printable
-from dcompress.errors import DcompressError, DcompressWarning, RecipeError
+from dcompress.errors import DcompressError, DcompressWarning, EncodeError, RecipeError
 
 __all__ = ["INTERRUPTED", "IO_ERROR", "USAGE_ERROR", "Session"]
 
@@ -146,9 +146,11 @@ class Session:
     def locate(self, error: DcompressError) -> str:
         """Return the text of an error, with its file in front if it is about one and does not name it."""
         text = str(error)
-        if not self._path or isinstance(error, RecipeError) or text.startswith(f"{self._path}: "):
+        # What cannot be written to an output is not the fault of the input.
+        path = self._output if self._output and isinstance(error, EncodeError) else self._path
+        if not path or isinstance(error, RecipeError) or text.startswith(f"{path}: "):
             return text
-        return f"{self._path}: {text}"
+        return f"{path}: {text}"
 
     def _describe_os_error(self, error: OSError) -> str:
         """Return what happened where, and what to do."""

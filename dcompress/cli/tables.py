@@ -104,7 +104,7 @@ def decibels(sqnr: float | None) -> str:
     """Return a signal to noise ratio for people."""
     if sqnr is None or math.isnan(sqnr):
         return "-"
-    return "exact" if sqnr == math.inf else f"{sqnr:.1f} dB"
+    return "exact" if sqnr == math.inf else f"{round(sqnr, 1) + 0.0:.1f} dB"  # never -0.0
 
 
 def _is_small(row: TensorRow) -> bool:
@@ -117,7 +117,12 @@ def _cell(row: TensorRow, text: str) -> str:
 
 
 def _density(row: TensorRow) -> str:
-    return "-" if row.density is None else f"{100 * row.density:.1f} %"
+    """Return the density, where a tensor has a label for zero, or was changed; `dcz info` knows no other."""
+    if row.density is None:
+        return "-"
+    has_zero = row.n_centroids is not None and row.density < 1
+    changed = row.sqnr is not None and row.sqnr != math.inf
+    return f"{100 * row.density:.1f} %" if has_zero or changed else "-"
 
 
 def _number(value: int | None) -> str:

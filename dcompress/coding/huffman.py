@@ -95,9 +95,9 @@ class HuffmanCode:
     code_lengths: NDArray[np.uint8]
 
     @classmethod
-    def from_counts(cls, counts: NDArray[np.int64]) -> HuffmanCode:
-        """Return the code that fits these symbol counts best."""
-        return cls(fit_lengths(counts))
+    def from_counts(cls, counts: NDArray[np.int64], draft: bool = False) -> HuffmanCode:
+        """Return the code that fits these symbol counts best; a draft does not look for shorter tables."""
+        return cls(optimal_lengths(counts) if draft else fit_lengths(counts))
 
     def check(self) -> None:
         """Prove that every bit string decodes, before any table is built.

@@ -209,12 +209,17 @@ class ZeroRun(_RunCoder):
 
     @classmethod
     def fit(
-        cls, codebook: Codebook, statistics: RunStatistics, n_buckets: int, raw_bits: int
+        cls,
+        codebook: Codebook,
+        statistics: RunStatistics,
+        n_buckets: int,
+        raw_bits: int,
+        draft: bool = False,
     ) -> tuple[ZeroRun, int]:
         """Return the coder for one cut of the runs, and its cost in bits, tables not counted."""
         table, n_fillers = statistics.counts(n_buckets, raw_bits)
         counts = np.append(table.reshape(-1), n_fillers)
-        code = HuffmanCode.from_counts(counts)
+        code = HuffmanCode.from_counts(counts, draft)
         cost = int(counts @ code.bits.astype(np.int64)) + raw_bits * int(counts.sum())
         return cls(codebook, n_buckets, raw_bits, code), cost
 
@@ -288,15 +293,20 @@ class SplitRun(_RunCoder):
 
     @classmethod
     def fit(
-        cls, codebook: Codebook, statistics: RunStatistics, n_buckets: int, raw_bits: int
+        cls,
+        codebook: Codebook,
+        statistics: RunStatistics,
+        n_buckets: int,
+        raw_bits: int,
+        draft: bool = False,
     ) -> tuple[SplitRun, int]:
         """Return the coder for one cut of the runs, and its cost in bits, tables not counted."""
         table, n_fillers = statistics.counts(n_buckets, raw_bits)
         run_counts = table.sum(axis=1)
         run_counts[-1] += n_fillers
         label_counts = np.concatenate([[n_fillers], table.sum(axis=0)])
-        run_code = HuffmanCode.from_counts(run_counts)
-        label_code = HuffmanCode.from_counts(label_counts)
+        run_code = HuffmanCode.from_counts(run_counts, draft)
+        label_code = HuffmanCode.from_counts(label_counts, draft)
         cost = int(run_counts @ run_code.bits.astype(np.int64))
         cost += int(label_counts @ label_code.bits.astype(np.int64))
         cost += raw_bits * int(run_counts.sum())

@@ -138,16 +138,16 @@ def _label_words(words, slots, places, shift, labels):
             while places[at] >= 0 and slots[at] != word:
                 at = (at + 1) & mask
             if places[at] < 0:
-                return False
+                return i
             last = word
             last_label = places[at]
             first = False
         labels[i] = last_label
-    return True
+    return words.size
 
 
 def label_words(words, values, places, labels):
-    """Write to ``labels`` the ``places`` of each word among ascending ``values``; False if one is missing."""
+    """Write to ``labels`` the ``places`` of each word among ascending ``values``; stop at a missing one."""
     bits = max(int(values.size - 1).bit_length() + 2, 4)
     slots = np.zeros(1 << bits, values.dtype)
     slot_places = np.full(1 << bits, -1, np.int32)
@@ -157,7 +157,9 @@ def label_words(words, values, places, labels):
             at = (at + 1) % (1 << bits)
         slots[at] = value
         slot_places[at] = place
-    return words.size == 0 or bool(_label_words(words, slots, slot_places, U64(64 - bits), labels))
+    if words.size == 0:
+        return 0
+    return int(_label_words(words, slots, slot_places, U64(64 - bits), labels))
 
 
 @njit(cache=True, nogil=True)
@@ -170,7 +172,20 @@ def zero_runs(labels):
     kept = np.empty(n_kept + 1, np.uint16)
     run = np.int32(0)
     at = 0
-    for label in labels:
+    # Where labels are rare, look at four at once; elsewhere that costs more than it saves.
+    n_head = labels.size // 4 * 4 if 16 * n_kept < labels.size else 0
+    quads = labels[:n_head].view(np.uint64)
+    for quad in range(quads.size):
+        if quads[quad] == 0:
+            run += np.int32(4)
+            continue
+        for k in range(4 * quad, 4 * quad + 4):
+            runs[at] = run
+            kept[at] = labels[k]
+            step = labels[k] != 0
+            at += step
+            run = np.int32(0) if step else np.int32(run + 1)
+    for label in labels[n_head:]:
         # Always write, advance only past a kept label: no branch to mispredict.
         runs[at] = run
         kept[at] = label

@@ -324,15 +324,19 @@ def pack_bits(values: NDArray[np.uint64], widths: U8) -> U8:
 
 def label_words(
     words: Unsigned, values: Unsigned, places: NDArray[np.uint16], labels: NDArray[np.uint16]
-) -> bool:
-    """Write to ``labels`` the ``places`` of each word among ascending ``values``; False if one is missing."""
+) -> int:
+    """Write to ``labels`` the ``places`` of each word among ascending ``values``; stop at a missing one.
+
+    Returns how many words were found.
+    """
     for first in range(0, words.size, _KEY_BLOCK):
         block = words[first : first + _KEY_BLOCK]
         found = np.minimum(np.searchsorted(values, block), values.size - 1)
-        if not np.array_equal(values[found], block):
-            return False
         labels[first : first + _KEY_BLOCK] = places[found]
-    return True
+        missing = np.flatnonzero(values[found] != block)
+        if missing.size:
+            return first + int(missing[0])
+    return words.size
 
 
 def zero_runs(labels: NDArray[np.uint16]) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:

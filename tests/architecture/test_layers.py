@@ -30,7 +30,7 @@ LAYERS = (
     | {"container", "container.reader", "container.records", "container.writer"},
     # Frames in; policy, stages 1 and 2; model files of other kinds.
     {"decode", "inspection"}
-    | {"recipe", "settings", "floats", "prune", "kmeans", "share", "compression", "choice"}
+    | {"recipe", "presets", "settings", "floats", "prune", "kmeans", "share", "compression", "choice"}
     | {"atomic", "safetensors_file", "npz_file", "torch_file", "checkpoint", "model_file"},
     # Frames out; open files.
     {"encode", "frame_file", "handle", "lazy"},
@@ -54,7 +54,7 @@ SIBLINGS = {
     "container.reader": {"checksum", "container.records"},
     "container.writer": {"checksum"},
     "inspection": {"decode"},
-    "recipe": {"settings"},
+    "recipe": {"presets", "settings"},
     "prune": {"floats"},
     "kmeans": {"floats"},
     "share": {"floats", "kmeans", "prune"},
@@ -80,7 +80,7 @@ OUTSIDERS = {
     "tomli": {"recipe"},
 }
 ONLY_WITHIN_FUNCTIONS = {"sklearn", "threadpoolctl", "rich"}
-WITHOUT_NUMPY = LAYERS[0] | {"recipe", "settings", "cursor", "threads", "atomic"}
+WITHOUT_NUMPY = LAYERS[0] | {"recipe", "presets", "settings", "cursor", "threads", "atomic"}
 
 # What a device needs to decode: NumPy alone, whatever a function may import when it is called.
 DEVICE_SET = (

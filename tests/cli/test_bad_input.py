@@ -33,7 +33,7 @@ not_root = pytest.mark.skipif(
         ("tiny.safetensors --set fc*", 2, "PATTERN:"),
         ("tiny.safetensors --set steps:bits=3", 2, "cannot be pruned or shared"),
         ("tiny.safetensors --exclude head", 2, "'head' matches no tensor"),
-        ("tiny.safetensors --sparsity 1.2", 2, "sparsity"),
+        ("tiny.safetensors --sparsity 1.2", 2, "dcz: --sparsity must be a fraction"),
         ("tiny.safetensors --bits 40", 2, "bits"),
         ("tiny.safetensors --bits four", 2, "--bits"),
         ("tiny.safetensors --recipe gone.toml", 1, "gone.toml: No such file"),
@@ -140,6 +140,31 @@ def test_truncated_models(fails, dcz, folder):
 def test_tensors_that_no_file_can_hold(fails, folder):
     torch.save({"good": torch.ones(3), "odd": torch.eye(3).to_sparse()}, folder / "sparse.pt")
     fails("encode", folder / "sparse.pt", code=4, says="'odd' is sparse_coo")
+
+
+def test_files_of_another_kind_are_said_to_be_so(fails, folder):
+    (folder / "text.pt").write_text("hello, this is text\n")
+    assert fails("encode", folder / "text.pt", code=2).endswith("damaged, or not a PyTorch file\n")
+    (folder / "text.npz").write_text("hello, this is text\n")
+    fails("encode", folder / "text.npz", code=2, says="is not an .npz file, or damaged$")
+    torch.save({"a": torch.ones(500)}, folder / "cut.pt")
+    (folder / "cut.pt").write_bytes((folder / "cut.pt").read_bytes()[:900])
+    fails("encode", folder / "cut.pt", code=2, says="is cut short or damaged$")
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "decode"])
+def test_what_is_no_frame_is_said_to_be_what_it_is(fails, folder, command):
+    torch.save({"a": torch.ones(500)}, folder / "m.pt")
+    (folder / "empty").touch()
+    for name, says in (
+        ("tiny.safetensors", "; it looks like a safetensors file; dcz encode makes a .dcz of it$"),
+        ("m.pt", "; it looks like a zip file"),
+        ("empty", "; it is empty$"),
+    ):
+        more = ("-o", folder / "out.npz") if command == "decode" else ()
+        fails(command, folder / name, *more, code=3, says=f"{name}: this is not a .dcz file.*{says}")
+        more = ("-o", "-") if command == "decode" else ()
+        fails(command, "-", *more, code=3, says=says, stdin=(folder / name).read_bytes())
 
 
 def test_unsafe_pickles_are_refused(fails, folder):

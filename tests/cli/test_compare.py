@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file, save_file
+
+from dcompress.cli.tables import decibels
 
 
 def test_identical_models(dcz, folder):
@@ -46,6 +50,21 @@ def test_names_shapes_and_dtypes(dcz, folder):
     assert results["empty"].endswith("only in A")
     assert results["other"].endswith("only in B")
     assert stdout.endswith("5 of 5 tensors differ\n")
+
+
+def test_bits_are_not_compared_with_values(dcz, folder):
+    torch.save({"a": torch.ones(4, dtype=torch.bfloat16)}, folder / "m.pt")
+    dcz("encode", folder / "m.pt", "-q")
+    dcz("decode", folder / "m.dcz", "-o", folder / "m.npz", "-q")
+    stdout = dcz("compare", folder / "m.pt", folder / "m.npz", code=1).stdout
+    assert stdout.splitlines()[1].split() == ["a", "4", "bfloat16", "in", "A,", "uint16", "in", "B"]
+    row = json.loads(dcz("compare", "--json", folder / "m.pt", folder / "m.npz", code=1).stdout)["tensors"][0]
+    assert "sqnr_db" not in row
+
+
+def test_no_ratio_is_minus_zero():
+    assert decibels(-0.04) == decibels(0.0) == "0.0 dB"
+    assert (decibels(-0.06), decibels(-math.inf)) == ("-0.1 dB", "-inf dB")
 
 
 def test_trouble_is_two_or_more_as_with_cmp(fails, folder):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +21,9 @@ def test_default_output_is_safetensors(dcz, tiny):
     original = load_file(tiny.with_suffix(".safetensors"))
     tiny.with_suffix(".safetensors").unlink()
     result = dcz("decode", tiny)
-    assert result.stdout == result.stderr == ""
+    n_bytes = sum(array.nbytes for array in original.values())
+    assert result.stdout == f"{tiny.with_suffix('.safetensors')}: 4 tensors, {n_bytes:,} bytes\n"
+    assert result.stderr == ""
     decoded = load_file(tiny.with_suffix(".safetensors"))
     assert decoded.keys() == original.keys()
     for name, array in original.items():
@@ -56,7 +61,15 @@ def test_from_stdin_to_stdout(dcz, tiny):
 def test_what_a_format_cannot_hold_is_said(dcz, tiny):
     stderr = dcz("decode", tiny, "-o", tiny.with_name("out.npz")).stderr
     assert stderr == "dcz: note: npz holds no metadata; left out: author\n"
-    assert dcz("decode", tiny, "-o", tiny.with_name("b.npz"), "-q").stderr == ""
+    result = dcz("decode", tiny, "-o", tiny.with_name("b.npz"), "-q")
+    assert result.stdout == result.stderr == ""
+
+
+def test_missing_torch_is_about_the_output(fails, tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dcompress.torch_file", None)
+    out = tiny.with_name("out.pt")
+    says = rf"^dcz: {re.escape(str(out))}: writing PyTorch files needs PyTorch: pip install"
+    fails("decode", tiny, "-o", out, code=2, says=says)
 
 
 def test_ties_survive_in_torch_files_also_if_the_first_name_is_left_out(dcz, folder):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ def test_prints_a_table_with_totals(dcz, folder):
     assert "exact" in lines[2]
     size = (folder / "lenet.dcz").stat().st_size
     assert lines[-2].startswith("6 tensors, 266,610 weights, ")
-    assert lines[-1] == f"1,066,440 -> {size:,} bytes, ratio {1066440 / size:.2f}"
+    assert lines[-1] == f"1,066,440 -> {size:,} bytes, ratio {1066440 / size:.2f}: {folder / 'lenet.dcz'}"
+    assert [line.split()[3] for line in lines[1:7]] == ["9.0", "-", "9.0", "-", "25.0", "-"]
     assert result.stderr == ""
 
 
@@ -29,6 +31,24 @@ def test_output_stands_beside_the_input(dcz, folder):
     dcz("encode", folder / "tiny.safetensors")
     assert (folder / "tiny.dcz").exists()
     assert (folder / "tiny.safetensors").exists()
+    torch.save({"a": torch.ones(3)}, folder / "run.pth.tar")
+    dcz("encode", folder / "run.pth.tar", "-q")
+    assert (folder / "run.dcz").exists()
+
+
+def test_a_preset_that_changes_a_lot_says_so_in_one_line(dcz, folder):
+    rng = np.random.default_rng(3)
+    model = {f"fc{k}.weight": rng.uniform(-1, 1, size=(60, 80)).astype(np.float32) for k in range(3)}
+    save_file(model, folder / "dense.safetensors")
+    options = ("encode", folder / "dense.safetensors", "-f")
+    note = dcz(*options, "--preset", "paper").stderr
+    assert re.fullmatch(
+        r"dcz: note: paper changed 3 tensors by a lot \(lowest SQNR \d\.\d dB: fc[012]\.weight\); "
+        r"fine-tune afterwards, or use balanced\n",
+        note,
+    )
+    for more in (("--preset", "balanced"), ("--preset", "paper", "--sparsity", "0.9"), ("-q",)):
+        assert dcz(*options, *more).stderr == ""
 
 
 def test_json_says_the_same(dcz, folder):
@@ -116,7 +136,7 @@ def test_not_finite_weights_are_kept_with_a_note(dcz, folder):
     assert result.stderr == (
         "dcz: note: tensor 'fc.weight' holds 2 NaN or infinite values: it is stored losslessly\n"
     )
-    assert "nan" not in result.stdout
+    assert "nan" not in result.stdout.replace("nan.dcz", "")
     dcz("compare", folder / "nan.safetensors", folder / "nan.dcz")
 
 

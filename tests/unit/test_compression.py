@@ -67,6 +67,9 @@ def test_non_finite_values_pass_with_a_warning(bad, dtype):
     data = TensorData(data.dtype, (100,), words)
     with pytest.warns(DcompressWarning, match="tensor 'fc' holds 2 NaN or infinite values"):
         assert compress_tensor("fc", data, ASKED8) is data
+    with pytest.warns(DcompressWarning) as caught:
+        dict(compress_checkpoint(Checkpoint({"fc": data}), Recipe.from_options(sets=["fc:bits=2"])))
+    assert [one.filename for one in caught] == [__file__]
 
 
 def test_few_distinct_values_pass_unless_sharing_was_asked_for():

@@ -65,6 +65,15 @@ def test_options_replace_the_presets_figures_for_weights_only():
     )
 
 
+def test_options_reach_weights_that_are_too_small_for_the_preset():
+    recipes = plan(sparsity=0.5, bits=6)
+    assert recipes["conv1.weight"] == TensorRecipe(PruneRule(0.5), ShareRule(n_centroids=32), True, True)
+    assert recipes["token"] == TensorRecipe()  # a vector
+    tiny = Recipe(bits=4).plan({"a": (F32, (3, 2))})["a"]
+    assert tiny.share == ShareRule(n_centroids=2)
+    assert Recipe(preset="paper", sparsity=0.5).plan({"a": (F32, (3, 2))})["a"].share is None
+
+
 def test_later_rules_override_setting_by_setting():
     recipe = plan("fc*:sparsity=0.9,bits=5,init=density", "*.weight:bits=4", "fc1*:threshold=0.1")[
         "fc1.weight"
@@ -173,6 +182,7 @@ def test_extended_puts_the_other_on_top():
         ("fc1*:bits", "'bits' has no value; write bits=value"),
         ("fc1*:bits=5,bits=6", "bits is given twice"),
         ("fc1*:spasity=0.9", "unknown setting 'spasity'; did you mean 'sparsity'?"),
+        ("fc1*:zzz=1", "unknown setting 'zzz'; the settings are sparsity, threshold, quality, scope, bits, "),
         ("fc1*:sparsity=1.5", "sparsity must be a fraction from 0 to 1, not 1.5"),
         ("fc1*:sparsity=nan", "sparsity must be a fraction from 0 to 1, not nan"),
         ("fc1*:threshold=inf", "threshold must be a number, at least 0"),
@@ -224,7 +234,23 @@ def test_bad_toml_names_file_rule_and_key(text, message, tmp_path):
     assert message in str(caught.value)
 
 
+def test_patterns_that_match_nothing_are_named_by_where_they_stand(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("exclude = ['x']")
+    recipe = Recipe.from_toml(path)
+    for one in (recipe, recipe.extended(Recipe()), Recipe().extended(recipe)):
+        with pytest.raises(RecipeError, match=r"^mine\.toml: exclude: pattern 'x' matches no tensor"):
+            one.plan(SPECS)
+    with pytest.raises(RecipeError, match=r"^--exclude: pattern 'y'"):
+        Recipe(excludes=("conv*",)).extended(Recipe.from_options(excludes=["y"])).plan(SPECS)
+    path.write_text("[[rule]]\npattern = 'fc9'\nbits = 3")
+    with pytest.raises(RecipeError, match=r"^mine\.toml: rule 1 \('fc9'\): pattern 'fc9'"):
+        Recipe.from_toml(path).plan(SPECS)
+
+
 def test_other_errors():
+    with pytest.raises(RecipeError, match=r"^--sparsity must be a fraction"):
+        plan(sparsity=1.5)
     with pytest.raises(RecipeError, match="exclude: pattern 'x' matches no tensor"):
         plan(excludes=["x"])
     with pytest.raises(RecipeError, match="unknown preset 'best'"):
