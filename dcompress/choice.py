@@ -21,9 +21,9 @@ from dcompress.stages import SharedTensor, Words
 
 __all__ = ["Choice", "choose_plain", "choose_shared", "table_bytes"]
 
-_DENSE_SHIFT = 17  # words of a chunk that fit a core's cache with their labels
+_DENSE_SHIFT = 19  # words of a chunk, by which Python's share of its time is small
 _DENSE_CHUNK_BITS = 1 << 18  # coded bits of a dense chunk, below which its head would weigh too much
-_PLANES_SHIFT = 16
+_PLANES_SHIFT = 18  # the same for words of four and eight bytes
 _ENTRIES_SHIFT = 15  # entries of a sparse chunk, below which its head would weigh too much
 _SPARSE_SHIFTS = (16, 20)
 _MAX_RAW_BITS = 7

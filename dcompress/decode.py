@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from types import TracebackType
 
 import numpy as np
@@ -235,7 +236,7 @@ class FrameReader:
         if self._threads <= 1:
             yield None
             return
-        with ThreadPoolExecutor(self._threads) as executor:
+        with ThreadPoolExecutor(self._threads - 1) as executor:  # this thread decodes too
             yield executor
 
     @staticmethod
@@ -302,12 +303,12 @@ class FrameReader:
             totals, kept = zip(*map(decode_one, span), strict=True)
             return sum(totals), sum(kept)
 
-        # One task a thread: waking a thread for every chunk costs more than a chunk.
+        # One span of chunks a thread, the first one this thread's own: waking one for a chunk costs more.
         n_chunks = len(record.chunks)
-        n_tasks = 1 if executor is None else min(n_chunks, self._threads)
-        spans = [range(k * n_chunks // n_tasks, (k + 1) * n_chunks // n_tasks) for k in range(n_tasks)]
-        run = map if executor is None else executor.map
-        return _Job(record, out, run(decode_span, spans))
+        n_spans = 1 if executor is None else min(n_chunks, self._threads)
+        spans = [range(k * n_chunks // n_spans, (k + 1) * n_chunks // n_spans) for k in range(n_spans)]
+        others = [] if executor is None else [executor.submit(decode_span, span) for span in spans[1:]]
+        return _Job(record, out, chain(map(decode_span, spans[:1]), (other.result() for other in others)))
 
 
 def _allocate(record: TensorRecord, zeros: bool) -> Words:
