@@ -264,13 +264,13 @@ class FrameReader:
             reader.finish()
         return coder, cursor.take(cursor.remaining)
 
-    def _stored(self, record: TensorRecord, number: int) -> memoryview:
+    def _stored(self, record: TensorRecord, number: int, work: int = 0) -> memoryview:
         """Read one chunk and check it against its checksum."""
         stored = record.chunks[number]
         chunk = self._source.read(stored.offset, stored.n_bytes)
         if len(chunk) != stored.n_bytes:
             raise TruncatedError("the file shrank while it was read", rule="FRM-01")
-        if checksum(chunk, self._work([record])) != stored.checksum:
+        if checksum(chunk, work) != stored.checksum:
             raise ChecksumError("chunk does not match its checksum", rule="CHK-01")
         return chunk
 
@@ -292,7 +292,7 @@ class FrameReader:
             if wants_zeros and target is not None:
                 words.fill(0)
             with _located(record, record.chunks[number], 0 if number else n_table_bytes):
-                chunk = self._stored(record, number) if number else first_chunk
+                chunk = self._stored(record, number, work) if number else first_chunk
                 tally = coder.decode_chunk(chunk, begin, words, work)
             if tally is not None or record.coder == CODER_RAW:
                 return tally or (0, 0)

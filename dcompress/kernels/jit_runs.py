@@ -60,7 +60,7 @@ def _decode_runs(stream, lane_ends, lane_counts, lane_starts, table, lookup, fir
     sums = out.itemsize == 4
     total = U64(0)
     n_kept = U64(0)
-    offset = U64(first_word)
+    number = U64(first_word + 1)  # of the first word, as checksums count
     size = np.int64(out.size)
     bits = np.int64(table[0])
     raw_bits = np.int64(table[1])
@@ -154,10 +154,10 @@ def _decode_runs(stream, lane_ends, lane_counts, lane_starts, table, lookup, fir
                     n_kept += (U64(e2) >> U64(5)) & U64(1)
                     n_kept += (U64(e3) >> U64(5)) & U64(1)
                     if sums:
-                        total += weighted(offset + p0, v0)
-                        total += weighted(offset + p1, v1)
-                        total += weighted(offset + p2, v2)
-                        total += weighted(offset + p3, v3)
+                        total += weighted(number + p0, v0)
+                        total += weighted(number + p1, v1)
+                        total += weighted(number + p2, v2)
+                        total += weighted(number + p3, v3)
                     p0 += U64(1)
                     p1 += U64(1)
                     p2 += U64(1)
@@ -186,7 +186,7 @@ def _decode_runs(stream, lane_ends, lane_counts, lane_starts, table, lookup, fir
             out[here] = value
             n_kept += (U64(entry) >> U64(5)) & U64(1)
             if sums:
-                total += weighted(offset + U64(here), value)
+                total += weighted(number + U64(here), value)
             here += 1
         status = lane_status(stream, at, end)
         if status != OK:
@@ -263,7 +263,7 @@ def _decode_split_runs(
             out[here] = value
             tally[1] += U64(label != 0)
             if sums:
-                tally[0] += weighted(U64(first_word + here), value)
+                tally[0] += weighted(U64(first_word + here + 1), value)
             here += 1
         status = lane_status(stream, at, end)
         if status != OK:

@@ -9,10 +9,10 @@ U64 = np.uint64
 
 
 @njit(cache=True, nogil=True)
-def weighted(place, word):
-    """Return what the 32-bit word at a place adds to a checksum sum (spec 12.1)."""
+def weighted(number, word):
+    """Return what the ``number``-th 32-bit word, counted from 1, adds to a checksum sum (spec 12.1)."""
     # A product of two uint32 is a uint64 in Numba, so it is cut back at once.
-    x = np.uint32(np.uint32(place + 1) * np.uint32(0x9E3779B1))
+    x = np.uint32(np.uint32(number) * np.uint32(0x9E3779B1))
     return U64(word) * U64(x ^ (x >> np.uint32(15)))
 
 
@@ -20,7 +20,7 @@ def weighted(place, word):
 def _partial_checksum(words, start):
     total = U64(0)
     for i in range(words.size):
-        total += weighted(start + i, words[i])
+        total += weighted(start + i + 1, words[i])
     return total
 
 
