@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcompress.constants import DType, WordKind
+from dcompress.decibels import to_decibels
 from dcompress.floats import blocks
 from dcompress.stages import TensorData, Words
 
@@ -58,9 +59,7 @@ class Difference:
             return math.inf
         if self.signal == 0 or math.isinf(self.max_error):
             return -math.inf
-        if self.noise == 0 or math.isinf(self.noise) or math.isinf(self.signal):
-            return math.nan
-        return 10 * (math.log10(self.signal) - math.log10(self.noise))
+        return to_decibels(self.signal, self.noise) if self.noise else math.nan
 
 
 def compare_tensors(first: TensorData, second: TensorData) -> Difference:

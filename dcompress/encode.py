@@ -32,6 +32,7 @@ from dcompress.constants import (
     SHARED_CODERS,
 )
 from dcompress.container.writer import CodedTensor, Section, write_head
+from dcompress.decibels import to_decibels
 from dcompress.errors import EncodeError
 from dcompress.floats import SHAREABLE, blocks, widen
 from dcompress.limits import DecodeLimits
@@ -113,18 +114,6 @@ class EncodedFrame:
     def to_bytes(self) -> bytes:
         """Return the frame as one byte string."""
         return b"".join(self.parts())
-
-
-def to_decibels(signal: float, noise: float) -> float:
-    """Return 10 log10(signal / noise); infinite without noise, minus infinite without signal.
-
-    NaN if the sums have left the range of float64.
-    """
-    if noise == 0:
-        return math.inf
-    if not (math.isfinite(signal) and math.isfinite(noise)):
-        return math.nan
-    return 10 * (math.log10(signal) - math.log10(noise)) if signal else -math.inf
 
 
 def encode_checkpoint(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import zlib
 from dataclasses import dataclass
 from typing import Any
 
 from dcompress.constants import SECTION_RECEIPT, SECTION_TORCH
 from dcompress.container.records import TensorRecord
+from dcompress.decibels import to_decibels
 from dcompress.decode import FrameReader
 from dcompress.errors import CorruptError, LimitError
 
@@ -33,12 +33,7 @@ class Receipt:
 
     def sqnr(self, name: str) -> float:
         """Return the signal to noise ratio of a tensor in dB; infinite if exact, NaN if unknown."""
-        signal, noise = self.errors.get(name, (0.0, 0.0))
-        if noise == 0:
-            return math.inf
-        if not (0 <= signal < math.inf and 0 < noise < math.inf):
-            return math.nan
-        return 10 * (math.log10(signal) - math.log10(noise)) if signal else -math.inf
+        return to_decibels(*self.errors.get(name, (0.0, 0.0)))
 
 
 def read_receipt(reader: FrameReader) -> Receipt | None:

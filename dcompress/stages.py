@@ -24,6 +24,7 @@ __all__ = [
     "TensorSpec",
     "Words",
     "tensor_specs",
+    "values_by_label",
     "word_dtype",
 ]
 
@@ -90,6 +91,13 @@ class PrunedTensor:
     values: NDArray[np.floating[Any]]
 
 
+def values_by_label(codebook: Words, has_zero: bool) -> Words:
+    """Return codebook rows with the word 0 put before them, if label 0 means it."""
+    if not has_zero:
+        return codebook
+    return np.concatenate([np.zeros((codebook.shape[0], 1), codebook.dtype), codebook], axis=1)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class SharedTensor:
     """Stage 2: a tensor as labels into codebooks. Exact: gathering gives the words back.
@@ -146,10 +154,7 @@ class SharedTensor:
 
     def lookup(self) -> Words:
         """Return the codebook with the zero put in: shape (n_groups, n_labels), by label."""
-        if not self.has_zero:
-            return self.codebook
-        zero = np.zeros((self.n_groups, 1), self.codebook.dtype)
-        return np.concatenate([zero, self.codebook], axis=1)
+        return values_by_label(self.codebook, self.has_zero)
 
     def gather(self) -> TensorData:
         """Return the tensor that these labels and codebooks stand for."""

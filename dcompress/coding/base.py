@@ -16,7 +16,7 @@ from dcompress.coding.range_coder import SideReader, SideWriter
 from dcompress.coding.tables import read_codebook, write_codebook
 from dcompress.constants import DType
 from dcompress.errors import CorruptError
-from dcompress.stages import SharedTensor, Words, word_dtype
+from dcompress.stages import SharedTensor, Words, values_by_label, word_dtype
 
 __all__ = ["Codebook", "Coder", "SharedCoder", "TensorLayout"]
 
@@ -106,6 +106,11 @@ class Coder(ABC):
         """
 
 
+def _allowed_words(n_groups: int, n_words: int) -> int:
+    """Return how many values the codebooks of a tensor may hold together (CBK-02)."""
+    return _MAX_CODEBOOK_WORDS if n_groups == 1 else min(_MAX_CODEBOOK_WORDS, n_words)
+
+
 @dataclass(frozen=True, eq=False)
 class Codebook:
     """The shared values of a tensor, as the coders use them.
@@ -159,8 +164,7 @@ class Codebook:
             raise CorruptError(f"{n_groups} groups do not divide {layout.n_words} words", rule="CBK-01")
         has_zero = bool(reader.raw(1))
         n_centroids = layout.n_labels - has_zero
-        allowed = _MAX_CODEBOOK_WORDS if n_groups == 1 else min(_MAX_CODEBOOK_WORDS, layout.n_words)
-        if n_groups * max(1, n_centroids) > allowed:
+        if n_groups * max(1, n_centroids) > _allowed_words(n_groups, layout.n_words):
             raise CorruptError(f"{n_groups} codebooks of {n_centroids} values", rule="CBK-02")
         rows = np.empty((n_groups, n_centroids), word_dtype(layout.dtype.word_bytes))
         for row in rows:
@@ -177,15 +181,12 @@ class Codebook:
     @property
     def fits(self) -> bool:
         """Whether the format can hold this codebook."""
-        allowed = _MAX_CODEBOOK_WORDS if self.n_groups == 1 else min(_MAX_CODEBOOK_WORDS, self.n_words)
-        return self.rows.size <= allowed
+        return self.rows.size <= _allowed_words(self.n_groups, self.n_words)
 
     @cached_property
     def lookup(self) -> Words:
         """Values by label, shape (n_groups, n_labels)."""
-        if not self.has_zero:
-            return self.rows
-        return np.concatenate([np.zeros((self.n_groups, 1), self.rows.dtype), self.rows], axis=1)
+        return values_by_label(self.rows, self.has_zero)
 
     def gather(self, labels: NDArray[Any], first_word: int, out: Words, kernel: Any) -> None:
         """Write the words of ``labels``, which start at ``first_word`` of the tensor, to ``out``."""

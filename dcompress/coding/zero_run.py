@@ -32,7 +32,6 @@ __all__ = ["RunStatistics", "SplitRun", "ZeroRun"]
 _KIND_BUCKETS = 4
 _KIND_RAW = 5
 _MAX_RAW_BITS = 12
-_LONGEST_RUN = 1 << 20
 
 
 class _Entries(NamedTuple):

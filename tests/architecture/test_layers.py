@@ -17,7 +17,7 @@ LAYERS = (
     # Numbers, errors, caps: standard library only.
     {"errors", "constants", "limits"},
     # What everything else is made of.
-    {"stages", "cursor", "threads", "source"}
+    {"decibels", "stages", "cursor", "threads", "source"}
     | {"kernels", "kernels.reference", "kernels.side"}
     | {"kernels.jit", "kernels.jit_runs", "kernels.jit_symbols", "kernels.jit_words"},
     # Stage 3 and the container: they know nothing of each other.
@@ -84,7 +84,7 @@ WITHOUT_NUMPY = LAYERS[0] | {"recipe", "presets", "settings", "cursor", "threads
 
 # What a device needs to decode: NumPy alone, whatever a function may import when it is called.
 DEVICE_SET = (
-    {"errors", "constants", "limits", "stages", "cursor", "threads", "source", "checksum"}
+    {"errors", "constants", "limits", "decibels", "stages", "cursor", "threads", "source", "checksum"}
     | {"kernels", "kernels.reference", "kernels.side", "decode", "inspection", "handle"}
     | {name for name in LAYERS[2] if name.startswith(("coding", "container"))}
 )

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from dcompress.coding import CODERS
 from dcompress.constants import CODER_PLANES, CODER_RAW, DTYPE_BY_NAME, DTYPES, MAX_LABELS, SHARED_CODERS
+from dcompress.decibels import to_decibels
 from dcompress.decode import open_frame
-from dcompress.encode import encode_checkpoint, encode_tensor, measure_error, recognise, to_decibels
+from dcompress.encode import encode_checkpoint, encode_tensor, measure_error, recognise
 from dcompress.errors import EncodeError, RecipeError
 from dcompress.recipe import Recipe, Rule
 from dcompress.stages import Checkpoint, SharedTensor, TensorData, word_dtype
