@@ -86,21 +86,22 @@ def choose_plain(dtype: DType, words: Words) -> Choice:
     return Choice(cost, planes, shift) if cost < raw_cost else Choice(raw_cost, Raw(), shift)
 
 
-def choose_shared(shared: SharedTensor) -> Choice:
-    """Return the best coder with a codebook."""
+def choose_shared(shared: SharedTensor, to_beat: float = np.inf) -> Choice | None:
+    """Return the best coder with a codebook, or None if none costs less than ``to_beat`` bits."""
     labels = shared.labels
     codebook = Codebook.of(shared)
     density = np.count_nonzero(labels) / labels.size if shared.has_zero and shared.n_labels > 1 else 1
-    best = None
-    if 0 < density < 1:
-        best = _choose_sparse(codebook, labels, density)
-    if best is None or not _hopeless(codebook, labels, best.cost):
-        dense = _choose_dense(codebook, labels)
-        best = dense if best is None or dense.cost < best.cost else best
     # The codebook is the same for all, so it is costed once, here.
     writer = SideWriter()
     codebook.write(writer)
-    return replace(best, cost=best.cost + 8 * len(writer.finish()))
+    common = 8 * len(writer.finish())
+    best = None
+    if 0 < density < 1:
+        best = _choose_sparse(codebook, labels, density, to_beat - common)
+    cost = to_beat - common if best is None else best.cost
+    if not _hopeless(codebook, labels, cost):
+        best = _choose_dense(codebook, labels, cost) or best
+    return None if best is None else replace(best, cost=best.cost + common)
 
 
 def _hopeless(codebook: Codebook, labels: NDArray[np.uint16], to_beat: float) -> bool:
@@ -113,26 +114,30 @@ def _hopeless(codebook: Codebook, labels: NDArray[np.uint16], to_beat: float) ->
     return cost * (labels.size / sample.size) > _HOPELESS * to_beat
 
 
-def _choose_dense(codebook: Codebook, labels: NDArray[np.uint16]) -> Choice:
-    """Return the best coder that gives every word a label, codebook not costed."""
+def _choose_dense(codebook: Codebook, labels: NDArray[np.uint16], to_beat: float) -> Choice | None:
+    """Return the best coder that gives every word a label, codebook not costed, if it beats a cost."""
     entropy = _entropy_bits(_count(labels, codebook.n_labels)) / labels.size
     wanted = int(np.ceil(np.log2(_DENSE_CHUNK_BITS / max(entropy, 0.25))))
     shift = _shift_for(labels.size, max(_DENSE_SHIFT, wanted))
     fixed = FixedWidth(codebook)
-    best = Choice(fixed.n_bits * labels.size + _code_bits(fixed), fixed, shift)
-    for coder, cost in Labels.fit(codebook, labels, 1 << shift if shift else labels.size):
+    cost: float = fixed.n_bits * labels.size + _code_bits(fixed)
+    best = Choice(cost, fixed, shift) if cost < to_beat else None
+    to_beat = min(cost, to_beat)
+    for coder, cost in Labels.fit(codebook, labels, 1 << shift if shift else labels.size, to_beat):
         cost += _code_bits(coder)
-        if cost < best.cost:
-            best = Choice(cost, coder, shift)
+        if cost < to_beat:
+            best, to_beat = Choice(cost, coder, shift), cost
     return best
 
 
-def _choose_sparse(codebook: Codebook, labels: NDArray[np.uint16], density: float) -> Choice | None:
-    """Return the best run coder, codebook not costed; cuts are tried in order of their lower bounds."""
+def _choose_sparse(
+    codebook: Codebook, labels: NDArray[np.uint16], density: float, to_beat: float
+) -> Choice | None:
+    """Return the best run coder, codebook not costed, if it beats a cost; likely cuts are tried first."""
     wanted = _ENTRIES_SHIFT + int(np.ceil(-np.log2(max(density, 2.0**-20))))
     shift = _shift_for(labels.size, min(max(wanted, _SPARSE_SHIFTS[0]), _SPARSE_SHIFTS[1]))
     statistics = RunStatistics(labels, codebook.n_labels, 1 << shift if shift else labels.size)
-    best_cost = float("inf")
+    best_cost = to_beat
     best_cut: tuple[type[ZeroRun] | type[SplitRun], int, int] | None = None
     for bound, kind, n_buckets, raw_bits in _bound_cuts(statistics, density):
         if bound >= best_cost:

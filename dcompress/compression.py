@@ -1,11 +1,15 @@
-"""Stages 1 and 2 of a whole checkpoint, one tensor at a time."""
+"""Stages 1 and 2 of a whole checkpoint, one tensor at a time.
+
+But for rate-aware sharing: there the price of a label depends on all that is coded beside it, so tensors go
+through stage 2 together, in groups of consecutive ones.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -13,12 +17,19 @@ import numpy as np
 from dcompress.errors import DcompressWarning, RecipeError
 from dcompress.floats import SHAREABLE, FloatArray, blocks, count_nonfinite, widen
 from dcompress.prune import global_threshold, prune, quality_threshold, sparsity_mask, threshold_mask
-from dcompress.recipe import PruneRule, Recipe, TensorRecipe
+from dcompress.rate_groups import rate_groups, share_group
+from dcompress.recipe import PruneRule, RateRule, Recipe, TensorRecipe
+from dcompress.settings import DEFAULT_EFFORT
 from dcompress.share import share
 from dcompress.stages import Checkpoint, PrunedTensor, SharedTensor, TensorData, tensor_specs
 from dcompress.values import find_values
 
-__all__ = ["CompressedTensors", "compress_checkpoint", "compress_tensor", "resolve_global_scopes"]
+__all__ = [
+    "CompressedTensors",
+    "compress_checkpoint",
+    "compress_tensor",
+    "resolve_global_scopes",
+]
 
 # How many values a tensor may hold to be taken as shared already, by bytes of a weight. The format codes up
 # to 4,096 as labels; but an ordinary bfloat16 tensor holds one or two thousand.
@@ -26,7 +37,9 @@ _MAX_VALUES = {2: 512, 4: 4096, 8: 4096}
 _PRUNED_ALREADY = 0.25  # zeros, as a fraction, beyond which a preset takes a tensor as pruned
 
 
-def compress_tensor(name: str, tensor: TensorData, recipe: TensorRecipe) -> SharedTensor | TensorData:
+def compress_tensor(
+    name: str, tensor: TensorData, recipe: TensorRecipe, *, effort: int = DEFAULT_EFFORT
+) -> SharedTensor | TensorData:
     """Return one tensor pruned and shared as its recipe says. A pure function that pickles.
 
     Parameters
@@ -37,6 +50,8 @@ def compress_tensor(name: str, tensor: TensorData, recipe: TensorRecipe) -> Shar
         Any dtype and shape.
     recipe : TensorRecipe
         With its thresholds absolute, see `resolve_global_scopes`.
+    effort : int
+        From 1, fast, to 9, smallest; for rate-aware sharing, here of this tensor alone.
 
     Returns
     -------
@@ -51,15 +66,7 @@ def compress_tensor(name: str, tensor: TensorData, recipe: TensorRecipe) -> Shar
     RecipeError
         The recipe does not fit the tensor.
     """
-    if (recipe.prune is None and recipe.share is None) or not _compressible(tensor):
-        return tensor
-    n_bad = count_nonfinite(tensor.words, tensor.dtype)
-    if n_bad:
-        warnings.warn(
-            f"tensor {name!r} holds {n_bad} NaN or infinite values: it is stored losslessly",
-            DcompressWarning,
-            stacklevel=_levels_to_caller(),
-        )
+    if (recipe.prune is None and recipe.share is None) or not _is_usable(name, tensor):
         return tensor
     share_rule = recipe.share
     if share_rule is not None and not recipe.explicit:
@@ -72,20 +79,29 @@ def compress_tensor(name: str, tensor: TensorData, recipe: TensorRecipe) -> Shar
         pruned = _prune(tensor, recipe)
         if share_rule is None:
             return _with_zeros(tensor, pruned)
+        if isinstance(share_rule, RateRule):
+            shared = share_group({name: (pruned, tensor.dtype, share_rule)}, effort)[name]
+            return _with_zeros(tensor, pruned) if shared is None else shared
         return share(pruned, tensor.dtype, **dataclasses.asdict(share_rule))
     except RecipeError as error:
         raise RecipeError(f"tensor {name!r}: {error}") from error
 
 
-def compress_checkpoint(checkpoint: Checkpoint, recipe: Recipe) -> CompressedTensors:
+def compress_checkpoint(
+    checkpoint: Checkpoint, recipe: Recipe, *, effort: int = DEFAULT_EFFORT, threads: int | None = None
+) -> CompressedTensors:
     """Return the tensors of a checkpoint, each compressed when it is looked up.
 
     Parameters
     ----------
     checkpoint : Checkpoint
-        Its tensors may be lazy; one at a time is in memory.
+        Its tensors may be lazy; one at a time is in memory, of those shared by rate one group.
     recipe : Recipe
         The policy.
+    effort : int
+        From 1, fast, to 9, smallest; for rate-aware sharing.
+    threads : int, optional
+        For rate-aware sharing; all there are by default. The result is the same.
 
     Returns
     -------
@@ -97,8 +113,9 @@ def compress_checkpoint(checkpoint: Checkpoint, recipe: Recipe) -> CompressedTen
     RecipeError
         A pattern matches nothing, settings do not fit, or tied names are given different rules.
     """
-    plan = _tie(recipe.plan(tensor_specs(checkpoint.tensors)), checkpoint.ties)
-    return CompressedTensors(checkpoint, resolve_global_scopes(plan, checkpoint.tensors.__getitem__))
+    specs = tensor_specs(checkpoint.tensors)
+    plan = resolve_global_scopes(_tie(recipe.plan(specs), checkpoint.ties), checkpoint.tensors.__getitem__)
+    return CompressedTensors(checkpoint, plan, rate_groups(plan, specs), effort, threads)
 
 
 class CompressedTensors(Mapping[str, "SharedTensor | TensorData"]):
@@ -110,18 +127,34 @@ class CompressedTensors(Mapping[str, "SharedTensor | TensorData"]):
         Where the tensors come from.
     plan : dict of str to TensorRecipe
         What is done to each; tied names have no entry of their own.
+    groups : dict of str to tuple of str
+        By tensor that is shared by rate: those that are shared together with it, itself among them. Of one
+        such group all are made at once, and kept until another group is asked for.
+    effort, threads : int
+        For rate-aware sharing.
     """
 
-    def __init__(self, checkpoint: Checkpoint, plan: dict[str, TensorRecipe]) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        plan: dict[str, TensorRecipe],
+        groups: Mapping[str, tuple[str, ...]],
+        effort: int = DEFAULT_EFFORT,
+        threads: int | None = None,
+    ) -> None:
         self.checkpoint = checkpoint
         self.plan = plan
+        self.groups = groups
+        self.effort = effort
+        self.threads = threads
         self._made: WeakValueDictionary[str, SharedTensor | TensorData] = WeakValueDictionary()
+        self._group: dict[str, SharedTensor | TensorData | None] = {}
 
     def __getitem__(self, name: str) -> SharedTensor | TensorData:
         first = self.checkpoint.ties.get(name, name)
         made = self._made.get(first)
         if made is None:
-            made = compress_tensor(first, self.checkpoint.tensors[first], self.plan[first])
+            made = self.compress(first, self.checkpoint.tensors[first])
             self._made[first] = made
         return made
 
@@ -130,6 +163,30 @@ class CompressedTensors(Mapping[str, "SharedTensor | TensorData"]):
 
     def __len__(self) -> int:
         return len(self.checkpoint.tensors)
+
+    def compress(self, name: str, tensor: TensorData) -> SharedTensor | TensorData:
+        """Return a tensor compressed, or itself; ``tensor`` is what the checkpoint has under this name."""
+        names = self.groups.get(name)
+        if names is None:
+            return compress_tensor(name, tensor, self.plan[name])
+        if name not in self._group:
+            self._group = {}  # free the memory of the last one first
+            self._group = self._share(names)
+        made = self._group[name]
+        return tensor if made is None else made
+
+    def _share(self, names: Sequence[str]) -> dict[str, SharedTensor | TensorData | None]:
+        """Return the tensors of a group; None for those that stay as they are."""
+        jobs = {}
+        for name in names:
+            tensor, recipe = self.checkpoint.tensors[name], self.plan[name]
+            if _is_usable(name, tensor):
+                assert isinstance(recipe.share, RateRule)
+                jobs[name] = _prune_named(name, tensor, recipe), tensor.dtype, recipe.share
+        result: dict[str, SharedTensor | TensorData | None] = dict.fromkeys(names)
+        for name, shared in share_group(jobs, self.effort, self.threads).items():
+            result[name] = shared or _with_zeros(self.checkpoint.tensors[name], jobs[name][0])
+        return result
 
 
 def resolve_global_scopes(
@@ -180,7 +237,7 @@ class _Loader:
         return widen(tensor.words, tensor.dtype)
 
 
-def _levels_to_caller() -> int:
+def levels_to_caller() -> int:
     """Return the stack level, for a warning of the calling function, of the first frame outside of here."""
     here = inspect.currentframe()
     frame = here.f_back if here is not None else None
@@ -199,6 +256,28 @@ def _is_ours(module: object) -> bool:
 def _compressible(tensor: TensorData) -> bool:
     """Return whether a tensor has weights that can be pruned and shared."""
     return tensor.dtype.name in SHAREABLE and tensor.words.size > 0
+
+
+def _is_usable(name: str, tensor: TensorData) -> bool:
+    """Return whether a tensor can be compressed; warn if that fails for its values."""
+    if not _compressible(tensor):
+        return False
+    n_bad = count_nonfinite(tensor.words, tensor.dtype)
+    if n_bad:
+        warnings.warn(
+            f"tensor {name!r} holds {n_bad} NaN or infinite values: it is stored losslessly",
+            DcompressWarning,
+            stacklevel=levels_to_caller(),
+        )
+    return not n_bad
+
+
+def _prune_named(name: str, tensor: TensorData, recipe: TensorRecipe) -> PrunedTensor:
+    """Return what stage 1 keeps of a tensor; errors name it."""
+    try:
+        return _prune(tensor, recipe)
+    except RecipeError as error:
+        raise RecipeError(f"tensor {name!r}: {error}") from error
 
 
 def _prune(tensor: TensorData, recipe: TensorRecipe) -> PrunedTensor:
@@ -227,7 +306,10 @@ def _with_zeros(tensor: TensorData, pruned: PrunedTensor) -> TensorData:
 
 
 def _tie(plan: Mapping[str, TensorRecipe], ties: Mapping[str, str]) -> dict[str, TensorRecipe]:
-    """Return a plan without tied names: what is asked for one holds for the first, and so does lossless."""
+    """Return a plan without tied names: what is asked for one holds for the first, and so does lossless.
+
+    Who excludes one of them excludes all.
+    """
     result = {name: recipe for name, recipe in plan.items() if name not in ties}
     askers: dict[str, str] = {}
     for name, recipe in plan.items():
@@ -239,4 +321,7 @@ def _tie(plan: Mapping[str, TensorRecipe], ties: Mapping[str, str]) -> dict[str,
             result[first] = recipe
         elif first not in askers and recipe.share is None and recipe.prune is None:
             result[first] = recipe
+    for name, recipe in plan.items():
+        if recipe.excluded:
+            result[ties.get(name, name)] = recipe
     return result

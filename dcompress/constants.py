@@ -18,6 +18,7 @@ CODER_FIXED = 2
 CODER_LABELS = 3
 CODER_ZERO_RUN = 4
 CODER_SPLIT_RUN = 5
+CODER_CONTEXT = 6
 CODER_NAMES = {
     CODER_RAW: "raw",
     CODER_PLANES: "planes",
@@ -25,15 +26,17 @@ CODER_NAMES = {
     CODER_LABELS: "labels",
     CODER_ZERO_RUN: "zero_run",
     CODER_SPLIT_RUN: "split_run",
+    CODER_CONTEXT: "context",
 }
 
-SHARED_CODERS = (CODER_FIXED, CODER_LABELS, CODER_ZERO_RUN, CODER_SPLIT_RUN)  # with a codebook
+SHARED_CODERS = (CODER_FIXED, CODER_LABELS, CODER_ZERO_RUN, CODER_SPLIT_RUN, CODER_CONTEXT)  # with a codebook
 RUN_CODERS = (CODER_ZERO_RUN, CODER_SPLIT_RUN)  # zeros are not written
 
 # Huffman codes (spec section 10).
 MAX_CODE_LENGTH = 15
 MAX_ALPHABET = 4096
 MAX_LABELS = 4096
+MAX_TABLE_SET_BYTES = 1 << 16
 
 # Lanes: a stream of at least LANE_THRESHOLD symbols is cut into N_LANES independent lanes.
 N_LANES = 4

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import chain
 from types import TracebackType
 
 import numpy as np
 
-from dcompress.checksum import checksum, fold, partial_sum
-from dcompress.coding import CODERS, Coder, SharedCoder, TensorLayout
+from dcompress.checksum import checksum, partial_sum
+from dcompress.coding import CODERS, Coder, SharedCoder, TableSet, TensorLayout
 from dcompress.coding.range_coder import SideReader
 from dcompress.constants import CODER_RAW, PREAMBLE_BYTES, RUN_CODERS, SHARED_CODERS
 from dcompress.container.reader import read_directory, read_preamble
 from dcompress.container.records import ChunkRecord, Directory, SectionRecord, TensorRecord
 from dcompress.cursor import Cursor
-from dcompress.errors import ChecksumError, CorruptError, DecodeError, LimitError, TruncatedError
+from dcompress.errors import ChecksumError, CorruptError, LimitError, TruncatedError
+from dcompress.jobs import Job, allocate, located
 from dcompress.kernels import expect, select
 from dcompress.limits import DecodeLimits
 from dcompress.source import BytesSource, FileSource, Source
@@ -29,6 +31,7 @@ from dcompress.stages import SharedTensor, TensorData, Words, word_dtype
 __all__ = ["FrameReader", "open_frame"]
 
 Progress = Callable[[int], None]
+_JOBS_AHEAD = 64
 
 
 class FrameReader:
@@ -48,6 +51,8 @@ class FrameReader:
         self._source = source
         self.limits = limits
         self._threads = threads
+        self._table_sets: dict[int, TableSet] = {}
+        self._ready_set: tuple[int, TableSet] | None = None
         self.directory = self._read_directory()
 
     def __enter__(self) -> FrameReader:
@@ -140,9 +145,7 @@ class FrameReader:
         work = self._work(records)
         expect(work)
         with self._executor() as executor:
-            # With threads, all tensors are started here and now; without, each when it is finished.
-            jobs: Iterable[_Job] = (self._start(record, executor, work) for record in records)
-            for job in jobs if executor is None else list(jobs):
+            for job in self._jobs(records, executor, work):
                 done[job.record.name] = job.finish()
                 if progress is not None:
                     progress(job.record.decoded_bytes)
@@ -171,7 +174,7 @@ class FrameReader:
                 if end <= first or begin >= last:
                     continue
                 words: Words = np.zeros(end - begin, out.dtype)
-                with _located(record, record.chunks[number]):
+                with located(record, record.chunks[number]):
                     chunk = self._stored(record, number) if number else first_chunk
                     coder.decode_chunk(chunk, begin, words, work)
                 out[max(begin - first, 0) : end - first] = words[max(first - begin, 0) : last - begin]
@@ -192,9 +195,9 @@ class FrameReader:
         labels = np.empty(record.n_words, np.uint16)
         for number in range(len(record.chunks)):
             begin, end = record.chunk_words(number)
-            with _located(record, record.chunks[number]):
+            with located(record, record.chunks[number]):
                 chunk = self._stored(record, number) if number else first_chunk
-                labels[begin:end] = coder.decode_labels(chunk, end - begin, kernel)
+                labels[begin:end] = coder.decode_labels(chunk, end - begin, kernel, begin)
         codebook = coder.codebook
         return SharedTensor(record.dtype, record.shape, codebook.rows, labels, codebook.has_zero)
 
@@ -214,7 +217,9 @@ class FrameReader:
         return None
 
     def verify_sections(self) -> None:
-        """Check every ancillary section, known or not, against its checksum."""
+        """Check every table set, used or not, and every ancillary section, known or not."""
+        for number in range(len(self.directory.table_sets)):
+            self._table_set(number)
         for section in self.directory.sections:
             self._section_bytes(section)
 
@@ -253,8 +258,16 @@ class FrameReader:
     def _open(self, record: TensorRecord) -> tuple[Coder, memoryview]:
         """Read the first chunk of a tensor; return its coder, with the tables, and what follows them."""
         kind = CODERS[record.coder]
-        layout = TensorLayout(record.dtype, record.n_words, record.n_labels)
-        with _located(record, record.chunks[0]):
+        layout = TensorLayout(
+            record.dtype,
+            record.n_words,
+            record.n_labels,
+            record.shape,
+            record.stored_bytes,
+            len(self.directory.table_sets),
+            self._table_set,
+        )
+        with located(record, record.chunks[0]):
             cursor = Cursor(self._stored(record, 0))
             tables = b""
             if record.coder != CODER_RAW:
@@ -264,25 +277,48 @@ class FrameReader:
             reader.finish()
         return coder, cursor.take(cursor.remaining)
 
+    def _table_set(self, number: int) -> TableSet:
+        """Return a table set: each is read once, but only the last one keeps what decoders make of it."""
+        ready = self._ready_set
+        if ready is not None and ready[0] == number:
+            return ready[1]
+        if number not in self._table_sets:
+            stored = self._checked(self.directory.table_sets[number], what=f"table set {number}")
+            self._table_sets[number] = TableSet.from_bytes(bytes(stored))
+        table_set = replace(self._table_sets[number])
+        self._ready_set = number, table_set
+        return table_set
+
     def _stored(self, record: TensorRecord, number: int, work: int = 0) -> memoryview:
         """Read one chunk and check it against its checksum."""
-        stored = record.chunks[number]
+        return self._checked(record.chunks[number], work)
+
+    def _checked(self, stored: ChunkRecord, work: int = 0, what: str = "chunk") -> memoryview:
         chunk = self._source.read(stored.offset, stored.n_bytes)
         if len(chunk) != stored.n_bytes:
             raise TruncatedError("the file shrank while it was read", rule="FRM-01")
         if checksum(chunk, work) != stored.checksum:
-            raise ChecksumError("chunk does not match its checksum", rule="CHK-01")
+            raise ChecksumError(f"{what} does not match its checksum", rule="CHK-01")
         return chunk
+
+    def _jobs(self, records: list[TensorRecord], executor: Executor | None, work: int) -> Iterator[Job]:
+        """Start tensors, with threads some ahead of the one that is wanted; not all: tables take memory."""
+        started: deque[Job] = deque()
+        for record in records:
+            started.append(self._start(record, executor, work))
+            if executor is None or len(started) == _JOBS_AHEAD:
+                yield started.popleft()
+        yield from started
 
     def _start(
         self, record: TensorRecord, executor: Executor | None, work: int, target: Words | None = None
-    ) -> _Job:
+    ) -> Job:
         """Begin to decode a tensor, into ``target`` if given."""
         select(work)  # before the tables are read, so that they are read by the same kernels
         wants_zeros = CODERS[record.coder].wants_zeros
-        out = _allocate(record, wants_zeros) if target is None else target
+        out = allocate(record, wants_zeros) if target is None else target
         if not record.chunks:
-            return _Job(record, out, ())
+            return Job(record, out, ())
         coder, first_chunk = self._open(record)
         n_table_bytes = record.chunks[0].n_bytes - len(first_chunk)
 
@@ -291,7 +327,7 @@ class FrameReader:
             words = out[begin:end]
             if wants_zeros and target is not None:
                 words.fill(0)
-            with _located(record, record.chunks[number], 0 if number else n_table_bytes):
+            with located(record, record.chunks[number], 0 if number else n_table_bytes):
                 chunk = self._stored(record, number, work) if number else first_chunk
                 tally = coder.decode_chunk(chunk, begin, words, work)
             if tally is not None or record.coder == CODER_RAW:
@@ -308,67 +344,7 @@ class FrameReader:
         n_spans = 1 if executor is None else min(n_chunks, self._threads)
         spans = [range(k * n_chunks // n_spans, (k + 1) * n_chunks // n_spans) for k in range(n_spans)]
         others = [] if executor is None else [executor.submit(decode_span, span) for span in spans[1:]]
-        return _Job(record, out, chain(map(decode_span, spans[:1]), (other.result() for other in others)))
-
-
-def _allocate(record: TensorRecord, zeros: bool) -> Words:
-    """Return memory for the words of a tensor.
-
-    Raises
-    ------
-    LimitError
-        There is not enough (LIM-05).
-    """
-    new = np.zeros if zeros else np.empty
-    try:
-        return new(record.n_words, word_dtype(record.dtype.word_bytes))
-    except MemoryError:
-        raise LimitError(
-            f"there is no memory for {record.decoded_bytes} bytes", rule="LIM-05", tensor=record.name
-        ) from None
-
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """A tensor that is being decoded: its tasks give checksum sum and kept words when they are done."""
-
-    record: TensorRecord
-    out: Words
-    tallies: Iterable[tuple[int, int]]
-
-    def finish(self) -> TensorData:
-        """Wait for the chunks, and check the tensor against its digest and its count.
-
-        Raises
-        ------
-        ChecksumError
-            The digest differs (DIG-01).
-        CorruptError
-            The count differs (DIG-02), or a chunk is illegal.
-        """
-        record = self.record
-        total = n_kept = 0
-        for part, kept in self.tallies:
-            total += part
-            n_kept += kept
-        if record.coder != CODER_RAW and fold(total) != record.digest:
-            raise ChecksumError("decoded values do not match their digest", rule="DIG-01", tensor=record.name)
-        if record.coder in RUN_CODERS and n_kept != record.n_kept:
-            raise CorruptError(
-                f"{n_kept} words are kept, not {record.n_kept}", rule="DIG-02", tensor=record.name
-            )
-        return TensorData(record.dtype, record.shape, self.out)
-
-
-@contextmanager
-def _located(record: TensorRecord, chunk: ChunkRecord, skipped: int = 0) -> Iterator[None]:
-    """Add tensor and offset to errors that do not know them."""
-    try:
-        yield
-    except DecodeError as error:
-        error.tensor = record.name
-        error.offset = chunk.offset + skipped + (error.offset or 0)
-        raise
+        return Job(record, out, chain(map(decode_span, spans[:1]), (other.result() for other in others)))
 
 
 def open_frame(

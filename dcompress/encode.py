@@ -9,36 +9,33 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dcompress import kernels
-from dcompress.checksum import fold, partial_sum
-from dcompress.choice import Choice, choose_plain, choose_shared, table_bytes
-from dcompress.coding import Codebook
-from dcompress.coding.tables import ascending_order
-from dcompress.compression import compress_checkpoint, compress_tensor
-from dcompress.constants import (
-    CODER_RAW,
-    MAX_LABELS,
-    RUN_CODERS,
-    SECTION_RECEIPT,
-    SECTION_TORCH,
-    SHARED_CODERS,
-)
+from dcompress.compression import compress_checkpoint
+from dcompress.constants import SECTION_RECEIPT, SECTION_TORCH
 from dcompress.container.writer import CodedTensor, Section, write_head
 from dcompress.decibels import to_decibels
 from dcompress.errors import EncodeError
 from dcompress.floats import SHAREABLE, blocks, widen
 from dcompress.limits import DecodeLimits
+from dcompress.packing import (
+    GROUP_WORDS,
+    Prepared,
+    encode_group,
+    encode_tensor,
+    prepare,
+    recognise,
+    word_source,
+)
 from dcompress.recipe import Recipe
-from dcompress.stages import Checkpoint, SharedTensor, TensorData, Words, tensor_specs
-from dcompress.values import find_values
+from dcompress.settings import DEFAULT_EFFORT
+from dcompress.stages import Checkpoint, SharedTensor, TensorData, tensor_specs
 
 __all__ = ["EncodedFrame", "TensorReport", "encode_checkpoint", "encode_tensor", "recognise"]
 
@@ -86,21 +83,26 @@ class EncodedFrame:
         One per stored tensor, aliases left out.
     sections : tuple of Section
         Ancillary sections.
+    table_sets : tuple of bytes
+        What context-coded tensors share.
     """
 
     head: bytes
     reports: tuple[TensorReport, ...]
     sections: tuple[Section, ...]
+    table_sets: tuple[bytes, ...] = ()
 
     @property
     def n_bytes(self) -> int:
         """Bytes of the whole frame."""
         stored = sum(report.coded.stored_bytes for report in self.reports)
-        return len(self.head) + stored + sum(len(section.data) for section in self.sections)
+        shared = sum(len(table_set) for table_set in self.table_sets)
+        return len(self.head) + shared + stored + sum(len(section.data) for section in self.sections)
 
     def parts(self) -> Iterator[bytes]:
         """Give the frame piece by piece, from start to end."""
         yield self.head
+        yield from self.table_sets
         for report in self.reports:
             yield from report.coded.chunks
         for section in self.sections:
@@ -121,8 +123,10 @@ def encode_checkpoint(
     recipe: Recipe | None = None,
     *,
     receipt: bool = True,
+    effort: int = DEFAULT_EFFORT,
     threads: int = 1,
     progress: Progress | None = None,
+    memo: dict[Any, TensorReport] | None = None,
 ) -> EncodedFrame:
     """Return the frame of a checkpoint.
 
@@ -134,10 +138,15 @@ def encode_checkpoint(
         What to prune and share; the ``balanced`` preset by default.
     receipt : bool
         Keep recipe and errors in the file, if compression changed anything.
+    effort : int
+        From 1, fast, to 9, smallest.
     threads : int
         Threads that code chunks. The frame does not depend on it.
     progress : callable, optional
         Called with the bytes of each tensor that is done.
+    memo : dict, optional
+        Kept from one call to the next, for the same checkpoint: what depends on nothing that changed since
+        is not coded again.
 
     Raises
     ------
@@ -153,25 +162,52 @@ def encode_checkpoint(
         if dtype.element_bytes * math.prod(max(1, size) for size in shape) >= 1 << 63:
             raise EncodeError(f"tensor {name!r} has the shape {shape}, larger than a file can say")
     kernels.expect(sum(math.prod(shape) * dtype.words_per_element for dtype, shape in specs.values()))
-    compressed = compress_checkpoint(checkpoint, recipe)
-    coded: dict[str, CodedTensor | str] = {}
-    reports: list[TensorReport] = []
+    compressed = compress_checkpoint(checkpoint, recipe, effort=effort, threads=threads)
+    done: dict[str, TensorReport] = {}
+    table_sets: list[bytes] = []
+    pending: dict[str, tuple[Prepared, int, tuple[float, float]]] = {}
     pool = ThreadPoolExecutor(threads) if threads > 1 else nullcontext()
     with pool as executor:
+
+        def flush() -> None:
+            """Code what is pending, which shares a table set."""
+            group = [one for one, _, _ in pending.values()]
+            coded, table_set = encode_group(group, len(table_sets), effort, executor)
+            table_sets.extend([] if table_set is None else [table_set])
+            for (name, (_, n_kept, errors)), one in zip(pending.items(), coded, strict=True):
+                done[name] = TensorReport(name, one, n_kept, *errors)
+            pending.clear()
+
         for name in compressed:
             if name in checkpoint.ties:
-                coded[name] = checkpoint.ties[name]
                 continue
-            original = checkpoint.tensors[name]
-            tensor = compress_tensor(name, original, compressed.plan[name])
-            one = encode_tensor(tensor, executor)
-            coded[name] = one
-            reports.append(TensorReport(name, one, _count_kept(tensor), *measure_error(original, tensor)))
+            key = name, compressed.plan[name]
+            if memo is not None and key in memo:
+                done[name] = memo[key]
+            else:
+                original = checkpoint.tensors[name]
+                tensor = compressed.compress(name, original)
+                one = prepare(tensor, effort)
+                entry = one, _count_kept(tensor), measure_error(original, tensor)
+                if one.in_grid:
+                    pending[name] = entry
+                else:
+                    (alone,), _ = encode_group([one], 0, effort, executor)
+                    done[name] = TensorReport(name, alone, *entry[1:2], *entry[2])
+                    if memo is not None and name not in compressed.groups:
+                        memo[key] = done[name]
+                del original, tensor, one, entry
+            if sum(one.n_words for one, _, _ in pending.values()) >= GROUP_WORDS:
+                flush()
             if progress is not None:
-                progress(original.n_bytes)
+                progress(specs[name][0].element_bytes * math.prod(specs[name][1]))
+        flush()
+    names = {name: checkpoint.ties.get(name) for name in compressed}
+    coded = {name: first if first is not None else done[name].coded for name, first in names.items()}
+    reports = [done[name] for name, first in names.items() if first is None]
     sections = _sections(checkpoint, recipe, reports, receipt)
-    head = write_head(coded, checkpoint.metadata, sections)
-    return EncodedFrame(head, tuple(reports), tuple(sections))
+    head = write_head(coded, checkpoint.metadata, sections, table_sets)
+    return EncodedFrame(head, tuple(reports), tuple(sections), tuple(table_sets))
 
 
 def _check_name(name: str) -> None:
@@ -218,7 +254,7 @@ def measure_error(original: TensorData, tensor: TensorData | SharedTensor) -> tu
     """Return the sums of squares of the original values and of the differences; (0, 0) if untouched."""
     if tensor is original or original.dtype.name not in SHAREABLE:
         return 0.0, 0.0
-    words_of = _word_source(tensor)
+    words_of = word_source(tensor)
     signal = noise = 0.0
     for part in blocks(original.words.size):
         before = widen(original.words[part], original.dtype).astype(np.float64)
@@ -258,129 +294,3 @@ def _pack_json(content: Mapping[str, Any]) -> bytes:
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     return packer.compress(text.encode()) + packer.flush()
-
-
-def recognise(tensor: TensorData) -> SharedTensor | None:
-    """Return a tensor of few distinct values as labels and codebook, exactly; None if it has many.
-
-    Notes
-    -----
-    The bound is 4,096 values, the largest alphabet of the format: beyond it, byte planes come out smaller.
-    """
-    n_words = tensor.words.size
-    if n_words == 0:
-        return None
-
-    def label_order(values: Words) -> NDArray[np.intp]:
-        # Label 0 means the word 0; the others follow in ascending order of value.
-        order = ascending_order(tensor.dtype, values)
-        return np.concatenate([order[values[order] == 0], order[values[order] != 0]])
-
-    def rank(values: Words) -> NDArray[np.uint16]:
-        ranks = np.empty(values.size, np.uint16)
-        ranks[label_order(values)] = np.arange(values.size, dtype=np.uint16)
-        return ranks
-
-    found = find_values(tensor.words, min(MAX_LABELS, n_words // 4 + 1), rank)
-    if found is None:
-        return None
-    values, labels = found
-    codebook = values[label_order(values)]
-    has_zero = bool(codebook[0] == 0)
-    return SharedTensor(tensor.dtype, tensor.shape, codebook[None, has_zero:], labels, has_zero)
-
-
-def encode_tensor(tensor: TensorData | SharedTensor, executor: Executor | None = None) -> CodedTensor:
-    """Return the smallest coded form of a tensor.
-
-    Parameters
-    ----------
-    tensor : TensorData or SharedTensor
-        Lossless words, or what stage 2 made. Words with few distinct values are recognised.
-    executor : Executor, optional
-        Where to code chunks side by side. The result does not depend on it.
-
-    Notes
-    -----
-    Every coder that can hold the tensor is costed exactly, tables included; the smallest wins.
-    """
-    if isinstance(tensor, SharedTensor):
-        shared: SharedTensor | None = tensor
-        n_words = tensor.labels.size
-    else:
-        n_words = tensor.words.size
-        shared = recognise(tensor)
-    if n_words == 0:
-        return CodedTensor(tensor.dtype, tensor.shape, CODER_RAW, 0, 0, 0, (), 0)
-    if shared is not None and not (shared.n_labels <= MAX_LABELS and Codebook.of(shared).fits):
-        shared = None
-    best: Choice | None = None if shared is None else choose_shared(shared)
-    words_of = _word_source(tensor)
-    # A codebook at less than half of the bits of a word leaves nothing for the lossless coders to win.
-    if best is None or best.cost > 4 * tensor.dtype.word_bytes * n_words:
-        plain = choose_plain(tensor.dtype, words_of(0, n_words))
-        if best is None or plain.cost < best.cost:
-            best = plain
-    return _encode_chunks(tensor, shared, best, words_of, executor)
-
-
-def _word_source(tensor: TensorData | SharedTensor) -> Callable[[int, int], Words]:
-    """Return a function that gives any stretch of the decoded words."""
-    if isinstance(tensor, TensorData):
-        words = tensor.words
-        return lambda first, last: words[first:last]
-    lookup = tensor.lookup()
-    labels = tensor.labels
-    stretch = labels.size // tensor.n_groups
-
-    def gather(first: int, last: int) -> Words:
-        groups = np.arange(first, last) // stretch if tensor.n_groups > 1 else 0
-        words: Words = lookup[groups, labels[first:last]]
-        return words
-
-    return gather
-
-
-def _encode_chunks(
-    tensor: TensorData | SharedTensor,
-    shared: SharedTensor | None,
-    choice: Choice,
-    words_of: Callable[[int, int], Words],
-    executor: Executor | None,
-) -> CodedTensor:
-    """Code every chunk, and digest the words that a decoder must give back."""
-    n_words = tensor.labels.size if isinstance(tensor, SharedTensor) else tensor.words.size
-    coder, shift = choice.coder, choice.chunk_shift
-    step = 1 << shift if shift else n_words
-    word_bytes = tensor.dtype.word_bytes
-
-    def code_one(first: int) -> tuple[bytes, int]:
-        last = min(n_words, first + step)
-        words = words_of(first, last)
-        symbols: NDArray[Any] = words
-        if coder.number in SHARED_CODERS:
-            assert shared is not None
-            symbols = shared.labels[first:last]
-        return coder.encode_chunk(symbols), partial_sum(words, first * word_bytes, n_words)
-
-    starts = range(0, n_words, step)
-    done: Iterator[tuple[bytes, int]] = map(code_one, starts)
-    if executor is not None and len(starts) > 1:
-        done = iter(executor.map(code_one, starts))
-    chunks, sums = zip(*done, strict=True)
-    n_labels = n_kept = 0
-    if coder.number in SHARED_CODERS:
-        assert shared is not None
-        n_labels = shared.n_labels
-        n_kept = int(np.count_nonzero(shared.labels)) if coder.number in RUN_CODERS else 0
-    first_chunk = table_bytes(coder) + chunks[0]
-    return CodedTensor(
-        tensor.dtype,
-        tensor.shape,
-        coder.number,
-        n_labels,
-        n_kept,
-        shift,
-        (first_chunk, *chunks[1:]),
-        fold(sum(sums)),
-    )

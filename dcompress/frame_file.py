@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dcompress.atomic import atomic_writer, check_writable_target
+from dcompress.compression import levels_to_caller
 from dcompress.encode import EncodedFrame, encode_checkpoint
-from dcompress.errors import RecipeError
+from dcompress.errors import DcompressWarning, RecipeError
 from dcompress.recipe import Recipe
+from dcompress.search import describe_miss, encode_to_target
+from dcompress.settings import DEFAULT_EFFORT, check_effort
 from dcompress.stages import Checkpoint
+from dcompress.targets import make_target
 from dcompress.threads import usable_threads
 
 RecipeLike = Recipe | str | os.PathLike[str] | Mapping[str, Any] | None
 
-__all__ = ["RecipeLike", "as_recipe", "checkpoint_to_bytes", "save_checkpoint"]
+__all__ = ["RecipeLike", "as_recipe", "checkpoint_to_frame", "save_checkpoint"]
 
 
 def as_recipe(recipe: RecipeLike) -> Recipe:
@@ -46,18 +51,53 @@ def save_checkpoint(
     recipe: RecipeLike = None,
     *,
     overwrite: bool = True,
-    threads: int | None = None,
+    **options: Any,
 ) -> EncodedFrame:
-    """Encode a checkpoint and write its frame; an old file stays until the new one is complete."""
+    """Encode a checkpoint and write its frame; an old file stays until the new one is complete.
+
+    ``options`` are those of `checkpoint_to_frame`.
+    """
     check_writable_target(path, overwrite)
-    frame = encode_checkpoint(checkpoint, as_recipe(recipe), threads=usable_threads(threads))
+    frame = checkpoint_to_frame(checkpoint, recipe, **options)
     with atomic_writer(path, overwrite=overwrite) as stream:
         frame.write(stream)
     return frame
 
 
-def checkpoint_to_bytes(
-    checkpoint: Checkpoint, recipe: RecipeLike = None, *, threads: int | None = None
-) -> bytes:
-    """Encode a checkpoint; return its frame."""
-    return encode_checkpoint(checkpoint, as_recipe(recipe), threads=usable_threads(threads)).to_bytes()
+def checkpoint_to_frame(
+    checkpoint: Checkpoint,
+    recipe: RecipeLike = None,
+    *,
+    effort: int = DEFAULT_EFFORT,
+    threads: int | None = None,
+    **targets: Any,
+) -> EncodedFrame:
+    """Encode a checkpoint; return its frame.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        The model.
+    recipe : Recipe, str, path-like, dict or None
+        See `as_recipe`.
+    effort : int
+        From 1, fast, to 9, smallest.
+    threads : int, optional
+        Threads that encode; all there are by default.
+    **targets
+        One of those that `dcompress.targets.make_target` knows, or none; None is none.
+
+    Raises
+    ------
+    EncodeError
+        The recipe does not fit, a tensor cannot be stored, or a target is out of reach.
+    """
+    chosen, target = as_recipe(recipe), make_target(**targets)
+    check_effort(effort)
+    options: dict[str, Any] = {"effort": effort, "threads": usable_threads(threads)}
+    if target is None:
+        return encode_checkpoint(checkpoint, chosen, **options)
+    found = encode_to_target(checkpoint, chosen, target, **options)
+    if not found.met:
+        warnings.warn(describe_miss(found), DcompressWarning, stacklevel=levels_to_caller())
+    return found.frame

@@ -19,6 +19,7 @@ from dcompress.decode import open_frame
 from dcompress.errors import UnsupportedError, UnsupportedTensorError
 from dcompress.handle import OpenFile
 from dcompress.limits import DecodeLimits
+from dcompress.settings import DEFAULT_EFFORT
 from dcompress.stages import Checkpoint, TensorData, word_dtype
 from dcompress.threads import usable_threads
 
@@ -120,6 +121,11 @@ def save_file(
     recipe: Any = None,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = True,
+    effort: int = DEFAULT_EFFORT,
+    target_size: int | str | None = None,
+    target_ratio: float | None = None,
+    target_bpw: float | None = None,
+    quality: float | None = None,
     threads: int | None = None,
 ) -> None:
     """Compress arrays by a recipe and write them to a ``.dcz`` file, atomically.
@@ -137,19 +143,37 @@ def save_file(
         Free string metadata.
     overwrite : bool
         Whether an existing file may be replaced.
+    effort : int
+        From 1, fast, to 9, smallest.
+    target_size, target_ratio, target_bpw, quality : optional
+        At most one: what the file shall come to, met by up to 1 % and never on the wrong side, by a search
+        over the precision of the weights; the recipe's rules and exclusions stay in force. Bytes of the file
+        (or text such as "500kB"); decoded bytes over those of the file; bits of the file per weight of
+        matrices and kernels; SQNR of all matrices and kernels together, in dB.
     threads : int, optional
         Threads that encode; all there are by default. The file does not depend on it.
 
     Raises
     ------
     EncodeError
-        The recipe does not fit, or a tensor cannot be stored.
+        The recipe does not fit, a tensor cannot be stored, or a target is out of reach.
     OSError
         The file cannot be written; an old file is kept.
     """
     from dcompress.frame_file import save_checkpoint
 
-    save_checkpoint(_checkpoint(tensors, metadata), path, recipe, overwrite=overwrite, threads=threads)
+    save_checkpoint(
+        _checkpoint(tensors, metadata),
+        path,
+        recipe,
+        overwrite=overwrite,
+        effort=effort,
+        target_size=target_size,
+        target_ratio=target_ratio,
+        target_bpw=target_bpw,
+        quality=quality,
+        threads=threads,
+    )
 
 
 def save(
@@ -157,12 +181,26 @@ def save(
     *,
     recipe: Any = None,
     metadata: Mapping[str, str] | None = None,
+    effort: int = DEFAULT_EFFORT,
+    target_size: int | str | None = None,
+    target_ratio: float | None = None,
+    target_bpw: float | None = None,
+    quality: float | None = None,
     threads: int | None = None,
 ) -> bytes:
     """Return the frame that `save_file` would write."""
-    from dcompress.frame_file import checkpoint_to_bytes
+    from dcompress.frame_file import checkpoint_to_frame
 
-    return checkpoint_to_bytes(_checkpoint(tensors, metadata), recipe, threads=threads)
+    return checkpoint_to_frame(
+        _checkpoint(tensors, metadata),
+        recipe,
+        effort=effort,
+        target_size=target_size,
+        target_ratio=target_ratio,
+        target_bpw=target_bpw,
+        quality=quality,
+        threads=threads,
+    ).to_bytes()
 
 
 def _load(

@@ -42,7 +42,7 @@ def preset_settings(
     preset : str
         One of ``PRESETS``; it leaves small tensors alone.
     options : mapping
-        ``sparsity`` and ``bits`` for every weight tensor, as far as they are given.
+        ``sparsity``, and ``bits`` or ``method``, for every weight tensor, as far as they are given.
     weights : mapping of str to tuple of int
         As `weights_of` gives them.
     """

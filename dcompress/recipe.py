@@ -24,83 +24,15 @@ from typing import Any
 from dcompress.constants import DType
 from dcompress.errors import RecipeError
 from dcompress.presets import FLOATS, OPTION_KEYS, PRESETS, preset_settings, weights_of
-from dcompress.settings import (
-    MAX_BITS,
-    MAX_CENTROIDS,
-    PRUNE_KEYS,
-    SHARE_KEYS,
-    SIZE_KEYS,
-    check_settings,
-    near,
-    parse_set,
-    share_kind,
-)
+from dcompress.rules import PruneRule, RateRule, Rule, ShareRule, TensorRecipe, resolve
+from dcompress.settings import RATE_KEYS, check_settings, near, parse_set
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["PRESETS", "PruneRule", "Recipe", "Rule", "ShareRule", "TensorRecipe"]
-
-
-@dataclass(frozen=True)
-class PruneRule:
-    """Stage 1 for one tensor: exactly one of sparsity, threshold and quality is set.
-
-    ``scope`` is "tensor", or the name of a group of tensors that share one threshold ("global" is one).
-    """
-
-    sparsity: float | None = None
-    threshold: float | None = None
-    quality: float | None = None
-    scope: str = "tensor"
-
-
-@dataclass(frozen=True)
-class ShareRule:
-    """Stage 2 for one tensor: the arguments of `dcompress.share.share`."""
-
-    method: str = "kmeans"
-    n_centroids: int = 256
-    init: str = "linear"
-    codebook: tuple[float, ...] = ()
-    codebook_dtype: str | None = None
-    integer_bits: int = 0
-    fraction_bits: int = 7
-    groups: int = 1
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class TensorRecipe:
-    """What is done to one tensor.
-
-    Attributes
-    ----------
-    prune : PruneRule or None
-        None: only the zeros that are there.
-    share : ShareRule or None
-        None: lossless.
-    explicit : bool
-        The user asked for the sharing, so a tensor of few values is shared anew.
-    explicit_prune : bool
-        The user asked for the pruning, so a tensor that comes pruned, or shared, is pruned again.
-    """
-
-    prune: PruneRule | None = None
-    share: ShareRule | None = None
-    explicit: bool = False
-    explicit_prune: bool = False
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Settings for the tensors that a glob matches; ``origin`` is where it was written, for errors."""
-
-    pattern: str
-    settings: Mapping[str, Any]
-    origin: str = field(default="", compare=False)
+__all__ = ["PRESETS", "PruneRule", "RateRule", "Recipe", "Rule", "ShareRule", "TensorRecipe"]
 
 
 @dataclass(frozen=True)
@@ -121,6 +53,13 @@ class Recipe:
         For all weight matrices and kernels (float tensors with at least two dimensions larger than 1), in
         place of the preset's, and also for those that are too small for the preset. A codebook still has
         no more than one value for each 8 weights, and at least 2.
+    step : float, optional
+        Turns on rate-aware sharing, method "rate", for the whole model: every weight matrix and kernel is
+        rounded to multiples of this step, and every other float tensor (biases, norms, statistics) to
+        multiples of a finer step of its own. In place of ``bits``; rules and exclusions stay in force. It
+        holds for tensors of few values too. Targets (`dcompress.search`) find it.
+    slope, states : float, int, optional
+        Of method "rate", for the tensors whose rules say nothing else; by default the effort decides.
     exclude_origins : mapping of str to str
         Where an exclusion was written, for errors.
 
@@ -144,15 +83,23 @@ class Recipe:
     excludes: tuple[str, ...] = ()
     sparsity: float | None = None
     bits: int | None = None
+    step: float | None = None
+    slope: float | None = None
+    states: int | None = None
     exclude_origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise RecipeError(f"unknown preset {self.preset!r}{near(self.preset, PRESETS)}")
-        options = {"sparsity": self.sparsity, "bits": self.bits}
-        check_settings({key: value for key, value in options.items() if value is not None}, "recipe")
+        check_settings(self.options, "recipe")
         for rule in self.rules:
             check_settings(rule.settings, rule.origin or f"rule {rule.pattern!r}")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The top-level options that are set."""
+        keys = (*OPTION_KEYS, *RATE_KEYS)
+        return {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
 
     def plan(self, specs: Mapping[str, tuple[DType, tuple[int, ...]]]) -> dict[str, TensorRecipe]:
         """Return what is done to each tensor.
@@ -181,21 +128,23 @@ class Recipe:
         for pattern in self.excludes:
             where = self.exclude_origins.get(pattern, "exclude")
             excluded |= set(_match(pattern, specs, f"{where}: "))
-        options = {key: getattr(self, key) for key in OPTION_KEYS if getattr(self, key) is not None}
-        presets = preset_settings(self.preset, options, weights_of(specs))
-        plan = dict.fromkeys(specs, TensorRecipe())
+        options = self.options
+        rate: dict[str, Any] = {} if self.step is None else {"method": "rate"}
+        weights = weights_of(specs)
+        asked = {key: options[key] for key in OPTION_KEYS if key in options} | rate
+        presets = preset_settings(self.preset, asked, weights)
+        plan = {name: TensorRecipe(excluded=name in excluded) for name in specs}
         for name in floats:
             if name not in excluded:
                 rules = [rule for rule in self.rules if fnmatchcase(name, rule.pattern)]
-                plan[name] = _resolve(name, specs[name][1], presets.get(name, ({}, {})), rules)
+                own = presets.get(name, ({}, rate))
+                plan[name] = resolve(name, specs[name][1], own, rules, options, fine=name not in weights)
         return plan
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain values, defaults left out: what `from_dict` and TOML take."""
         result: dict[str, Any] = {} if self.preset == "balanced" else {"preset": self.preset}
-        for key in OPTION_KEYS:
-            if getattr(self, key) is not None:
-                result[key] = getattr(self, key)
+        result |= self.options
         if self.excludes:
             result["exclude"] = list(self.excludes)
         if self.rules:
@@ -211,11 +160,11 @@ class Recipe:
         RecipeError
             An unknown key, or a value of the wrong type or out of range, named by file, rule and key.
         """
-        known = ("preset", "sparsity", "bits", "exclude", "rule")
+        known = ("preset", *OPTION_KEYS, *RATE_KEYS, "exclude", "rule")
         for key in data:
             if key not in known:
                 raise RecipeError(f"{origin}: unknown key {key!r}{near(key, known)}")
-        options = {key: data[key] for key in OPTION_KEYS if key in data}
+        options = {key: data[key] for key in (*OPTION_KEYS, *RATE_KEYS) if key in data}
         check_settings(options, origin)
         excludes, rules = data.get("exclude", []), data.get("rule", [])
         if isinstance(excludes, str):
@@ -291,78 +240,23 @@ class Recipe:
                 except RecipeError as error:
                     raise RecipeError(f"--{error}") from None
         excludes = tuple(excludes)
-        return cls(preset, rules, excludes, sparsity, bits, dict.fromkeys(excludes, "--exclude"))
+        origins = dict.fromkeys(excludes, "--exclude")
+        return cls(preset, rules, excludes, sparsity, bits, exclude_origins=origins)
 
     def extended(self, other: Recipe) -> Recipe:
         """Return this recipe with another's rules, exclusions and top-level options on top of its own."""
+        own = self.options
+        if "bits" in other.options:
+            own = {key: value for key, value in own.items() if key not in RATE_KEYS}
+        elif "step" in other.options:
+            own.pop("bits", None)
         return Recipe(
             self.preset,
             self.rules + other.rules,
             self.excludes + other.excludes,
-            self.sparsity if other.sparsity is None else other.sparsity,
-            self.bits if other.bits is None else other.bits,
-            {**self.exclude_origins, **other.exclude_origins},
+            **(own | other.options),
+            exclude_origins={**self.exclude_origins, **other.exclude_origins},
         )
-
-
-def _resolve(
-    name: str,
-    shape: tuple[int, ...],
-    presets: tuple[dict[str, Any], dict[str, Any]],
-    rules: list[Rule],
-) -> TensorRecipe:
-    """Return the recipe of one tensor: settings of preset, options and rules, the later ones on top."""
-    preset, options = presets
-    merged: dict[str, Any] = dict(preset)
-    asked: set[str] = set(options)
-    where = ""
-    for settings, origin in [(options, ""), *((rule.settings, rule.origin) for rule in rules)]:
-        if settings.get("lossless"):
-            merged, asked = {}, set()
-            continue
-        replaced = [family for family in (PRUNE_KEYS, SIZE_KEYS) if set(family) & set(settings)]
-        if share_kind(settings) not in ("", share_kind(merged)):
-            replaced.append(SHARE_KEYS)
-        for key in [key for family in replaced for key in family]:
-            merged.pop(key, None)
-        merged |= settings
-        asked |= settings.keys()
-        where = origin or where
-    where = f"{where}: tensor {name!r}: " if where else f"tensor {name!r}: "
-    prune = None
-    if any(key in merged for key in PRUNE_KEYS):
-        sparsity, threshold, quality = (merged.get(key) for key in PRUNE_KEYS)
-        prune = PruneRule(sparsity, threshold, quality, merged.get("scope", "tensor"))
-        if prune.scope != "tensor" and prune.sparsity is None:
-            raise RecipeError(f"{where}scope {prune.scope!r} needs a sparsity")
-    share = _share_rule(merged, where) if share_kind(merged) else None
-    if share is not None and share.groups > 1 and (not shape or shape[0] % share.groups):
-        raise RecipeError(f"{where}groups = {share.groups} does not divide the first dimension of {shape}")
-    return TensorRecipe(
-        prune,
-        share,
-        explicit=share is not None and bool(asked & set(SHARE_KEYS)),
-        explicit_prune=prune is not None and bool(asked & set(PRUNE_KEYS)),
-    )
-
-
-def _share_rule(settings: Mapping[str, Any], where: str) -> ShareRule:
-    """Return the share rule of merged settings; the method follows from what is given."""
-    plain = {key: settings[key] for key in ("init", "codebook_dtype", "groups", "seed") if key in settings}
-    kind = share_kind(settings)
-    if kind == "given":
-        if "codebook" not in settings:
-            raise RecipeError(f"{where}method 'given' needs a codebook")
-        return ShareRule("given", codebook=tuple(float(value) for value in settings["codebook"]), **plain)
-    if kind == "fixed_point":
-        if "fraction_bits" not in settings:
-            raise RecipeError(f"{where}fixed point needs fraction_bits")
-        integer, fraction = settings.get("integer_bits", 0), settings["fraction_bits"]
-        if not 0 <= integer + fraction < MAX_BITS:
-            raise RecipeError(f"{where}integer_bits and fraction_bits must add up to 0 to {MAX_BITS - 1}")
-        return ShareRule("fixed_point", integer_bits=integer, fraction_bits=fraction, **plain)
-    n_centroids = settings.get("centroids", min(1 << settings.get("bits", 8), MAX_CENTROIDS))
-    return ShareRule(settings.get("method", "kmeans"), n_centroids, **plain)
 
 
 def _match(pattern: str, names: Iterable[str], where: str) -> list[str]:

@@ -12,6 +12,7 @@ from dcompress.container.records import Directory, TensorRecord
 
 if TYPE_CHECKING:
     from dcompress.recipe import TensorRecipe
+    from dcompress.rules import RateRule, ShareRule
 
 __all__ = ["FileReport", "Outcome", "TensorRow", "describe_plan", "finite", "report_directory"]
 
@@ -106,8 +107,8 @@ class FileReport:
     ----------
     version : str
         Format version.
-    file_bytes, head_bytes : int
-        The whole frame; preamble and directory.
+    file_bytes, head_bytes, table_bytes : int
+        The whole frame; preamble and directory; the table sets that tensors share.
     sections : dict of str to int
         Ancillary sections and their bytes.
     metadata : dict of str to str
@@ -121,6 +122,7 @@ class FileReport:
     version: str
     file_bytes: int
     head_bytes: int
+    table_bytes: int
     sections: dict[str, int]
     metadata: dict[str, str]
     rows: tuple[TensorRow, ...]
@@ -156,6 +158,7 @@ class FileReport:
             "format_version": self.version,
             "file_bytes": self.file_bytes,
             "head_bytes": self.head_bytes,
+            "table_bytes": self.table_bytes,
             "sections": self.sections,
             "decoded_bytes": self.decoded_bytes,
             "n_tensors": len(self.rows),
@@ -199,6 +202,7 @@ def report_directory(
         ".".join(str(number) for number in directory.version),
         directory.frame_bytes,
         directory.head_bytes,
+        sum(table_set.n_bytes for table_set in directory.table_sets),
         sections,
         dict(directory.metadata),
         tuple(rows),
@@ -227,16 +231,26 @@ def describe_plan(recipe: TensorRecipe) -> str:
         if rule.scope != "tensor":
             words[-1] += f" of {rule.scope}"
     if recipe.share is not None:
-        share = recipe.share
-        if share.method == "given":
-            words.append(f"codebook of {len(share.codebook)}")
-        elif share.method == "fixed_point":
-            words.append(f"fixed point {share.integer_bits}.{share.fraction_bits}")
-        else:
-            words.append(f"{share.method} {share.n_centroids}")
-        if share.groups > 1:
-            words[-1] += f" in {share.groups} groups"
+        words.append(_describe_share(recipe.share))
     return ", ".join(words) or "lossless"
+
+
+def _describe_share(rule: ShareRule | RateRule) -> str:
+    """Return in words how weights are shared."""
+    from dcompress.rules import RateRule
+
+    if isinstance(rule, RateRule):
+        extra = [
+            f"{key} {value:g}" for key in ("slope", "states") if (value := getattr(rule, key)) is not None
+        ]
+        return " ".join([f"rate step {'<= ' * rule.fine}{rule.step:g}", *extra])
+    if rule.method == "given":
+        words = f"codebook of {len(rule.codebook)}"
+    elif rule.method == "fixed_point":
+        words = f"fixed point {rule.integer_bits}.{rule.fraction_bits}"
+    else:
+        words = f"{rule.method} {rule.n_centroids}"
+    return words + (f" in {rule.groups} groups" if rule.groups > 1 else "")
 
 
 def finite(value: float | None) -> float | None:

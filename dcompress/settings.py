@@ -10,11 +10,17 @@ from typing import Any
 from dcompress.errors import RecipeError
 
 __all__ = [
+    "DEFAULT_EFFORT",
+    "EFFORT_STATES",
     "MAX_BITS",
     "MAX_CENTROIDS",
+    "MAX_EFFORT",
     "PRUNE_KEYS",
+    "RATE_KEYS",
     "SHARE_KEYS",
     "SIZE_KEYS",
+    "STATES",
+    "check_effort",
     "check_settings",
     "near",
     "parse_set",
@@ -23,19 +29,27 @@ __all__ = [
 
 MAX_CENTROIDS = 4095  # one label of the format's 4,096 is kept for the zero
 MAX_BITS = 12
+DEFAULT_EFFORT = 6  # of 1, fast, to MAX_EFFORT, smallest
+MAX_EFFORT = 9
+
+STATES = (0, 4, 8, 16, 32, 64, 128, 256)  # of the trellis of method "rate"; 0 is none
+# By effort, unless a recipe says. A trellis needs the context coder, which 4 is the first to try.
+EFFORT_STATES = {1: 0, 2: 0, 3: 0, 4: 4, 5: 8, 6: 8, 7: 8, 8: 32, 9: 64}
 
 PRUNE_KEYS: tuple[str, ...] = ("sparsity", "threshold", "quality")
 SIZE_KEYS: tuple[str, ...] = ("bits", "centroids")
+RATE_KEYS: tuple[str, ...] = ("step", "slope", "states")
 _SHARE_KINDS = {
     "bits": "sized",
     "centroids": "sized",
     "codebook": "given",
     "integer_bits": "fixed_point",
     "fraction_bits": "fixed_point",
+    **dict.fromkeys(RATE_KEYS, "rate"),
 }
 SHARE_KEYS = ("method", *_SHARE_KINDS)  # these ask for sharing
 _CHOICES = {
-    "method": ("kmeans", "uniform", "fixed_point", "given"),
+    "method": ("kmeans", "uniform", "fixed_point", "given", "rate"),
     "init": ("linear", "density", "random", "k-means++"),
     "codebook_dtype": ("float16",),
 }
@@ -47,17 +61,29 @@ _INTEGERS = {  # setting -> smallest and largest value
     "groups": (1, 1 << 20),
     "seed": (0, (1 << 32) - 1),
 }
-_NUMBERS = {"sparsity": 1.0, "threshold": math.inf, "quality": math.inf}  # setting -> largest value
-_SETTINGS = (*_NUMBERS, "scope", *_INTEGERS, *_CHOICES, "codebook", "lossless")
+_NUMBERS = {  # setting -> what it must be, and its largest value
+    "sparsity": ("a fraction from 0 to 1", 1.0),
+    "threshold": ("a number, at least 0", math.inf),
+    "quality": ("a number, at least 0", math.inf),
+    "step": ("a number above 0", math.inf),
+    "slope": ("a number, at least 0", math.inf),
+}
+_SETTINGS = (*_NUMBERS, "scope", *_INTEGERS, "states", *_CHOICES, "codebook", "lossless")
 
 
 def share_kind(settings: Mapping[str, Any]) -> str:
-    """Return which kind of codebook settings ask for: "sized", "given", "fixed_point", or "" for none."""
+    """Return the kind of sharing that settings ask for: sized, given, fixed_point, rate, or "" for none."""
     for key, kind in _SHARE_KINDS.items():
         if key in settings:
             return kind
     method = settings.get("method", "")
     return "sized" if method in ("kmeans", "uniform") else str(method)
+
+
+def check_effort(effort: object) -> None:
+    """Raise unless an effort is a whole number from 1 to 9."""
+    if not isinstance(effort, int) or isinstance(effort, bool) or not 1 <= effort <= MAX_EFFORT:
+        raise RecipeError(f"effort must be a whole number from 1, fast, to {MAX_EFFORT}, not {effort!r}")
 
 
 def check_settings(settings: Mapping[str, Any], where: str) -> None:
@@ -66,14 +92,17 @@ def check_settings(settings: Mapping[str, Any], where: str) -> None:
     for key, value in settings.items():
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if key in _NUMBERS:
-            wanted = "a fraction from 0 to 1" if key == "sparsity" else "a number, at least 0"
-            good = number and 0 <= value <= _NUMBERS[key] and math.isfinite(value)
+            wanted, most = _NUMBERS[key]
+            good = number and 0 <= value <= most and math.isfinite(value) and (value > 0 or key != "step")
         elif key in _INTEGERS:
             low, high = _INTEGERS[key]
             wanted = f"a whole number from {low} to {high}"
             good = number and isinstance(value, int) and low <= value <= high
         elif key in _CHOICES:
             wanted, good = "one of " + ", ".join(_CHOICES[key]), value in _CHOICES[key]
+        elif key == "states":
+            wanted = f"one of {', '.join(map(str, STATES))}"
+            good = number and isinstance(value, int) and value in STATES
         elif key == "scope":
             wanted, good = "'tensor', 'global' or the name of a group", isinstance(value, str) and value != ""
         elif key == "codebook":
@@ -123,7 +152,7 @@ def _parse_value(key: str, text: str) -> Any:
     if key == "lossless":
         return {"true": True, "false": False}.get(text.lower(), text)
     try:
-        return int(text) if key in _INTEGERS else float(text) if key in _NUMBERS else text
+        return int(text) if key in (*_INTEGERS, "states") else float(text) if key in _NUMBERS else text
     except ValueError:
         return text
 

@@ -118,6 +118,8 @@ class SharedTensor:
         Which shared value each word uses.
     has_zero : bool
         Whether label 0 means a pruned word (all bits zero).
+    states : int
+        States of the trellis that the labels walk; 0 = none.
     """
 
     dtype: DType
@@ -125,6 +127,7 @@ class SharedTensor:
     codebook: Words
     labels: NDArray[np.uint16]
     has_zero: bool
+    states: int = 0
 
     def __repr__(self) -> str:
         return (

@@ -17,10 +17,11 @@ from dcompress.checkpoint import (
 )
 from dcompress.compression import compress_checkpoint
 from dcompress.decode import open_frame
-from dcompress.frame_file import RecipeLike, as_recipe, checkpoint_to_bytes, save_checkpoint
+from dcompress.frame_file import RecipeLike, as_recipe, checkpoint_to_frame, save_checkpoint
 from dcompress.handle import OpenFile
 from dcompress.inspection import read_torch_extra
 from dcompress.limits import DecodeLimits
+from dcompress.settings import DEFAULT_EFFORT, check_effort
 from dcompress.stages import Checkpoint, SharedTensor, TensorData
 from dcompress.threads import usable_threads
 
@@ -49,6 +50,11 @@ def save_file(
     recipe: RecipeLike = None,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = True,
+    effort: int = DEFAULT_EFFORT,
+    target_size: int | str | None = None,
+    target_ratio: float | None = None,
+    target_bpw: float | None = None,
+    quality: float | None = None,
     threads: int | None = None,
 ) -> None:
     """Compress a state dict by a recipe and write it to a ``.dcz`` file, atomically.
@@ -66,13 +72,20 @@ def save_file(
         Free string metadata.
     overwrite : bool
         Whether an existing file may be replaced.
+    effort : int
+        From 1, fast, to 9, smallest.
+    target_size, target_ratio, target_bpw, quality : optional
+        At most one: what the file shall come to, met by up to 1 % and never on the wrong side, by a search
+        over the precision of the weights; the recipe's rules and exclusions stay in force. Bytes of the file
+        (or text such as "500kB"); decoded bytes over those of the file; bits of the file per weight of
+        matrices and kernels; SQNR of all matrices and kernels together, in dB.
     threads : int, optional
         Threads that encode; all there are by default. The file does not depend on it.
 
     Raises
     ------
     EncodeError
-        The recipe does not fit, or a tensor cannot be stored.
+        The recipe does not fit, a tensor cannot be stored, or a target is out of reach.
     OSError
         The file cannot be written; an old file is kept.
     """
@@ -81,6 +94,11 @@ def save_file(
         path,
         recipe,
         overwrite=overwrite,
+        effort=effort,
+        target_size=target_size,
+        target_ratio=target_ratio,
+        target_bpw=target_bpw,
+        quality=quality,
         threads=threads,
     )
 
@@ -95,11 +113,25 @@ def save(
     *,
     recipe: RecipeLike = None,
     metadata: Mapping[str, str] | None = None,
+    effort: int = DEFAULT_EFFORT,
+    target_size: int | str | None = None,
+    target_ratio: float | None = None,
+    target_bpw: float | None = None,
+    quality: float | None = None,
     threads: int | None = None,
 ) -> bytes:
     """Return the frame that `save_file` would write."""
     checkpoint = checkpoint_from_state_dict(state_dict, dict(metadata or {}))
-    return checkpoint_to_bytes(checkpoint, recipe, threads=threads)
+    return checkpoint_to_frame(
+        checkpoint,
+        recipe,
+        effort=effort,
+        target_size=target_size,
+        target_ratio=target_ratio,
+        target_bpw=target_bpw,
+        quality=quality,
+        threads=threads,
+    ).to_bytes()
 
 
 def load_file(
@@ -166,13 +198,16 @@ def load_model(
     return list(result.missing_keys), list(result.unexpected_keys)
 
 
-def compress(state_dict: Mapping[str, Any], recipe: RecipeLike = None) -> StateDict:
+def compress(
+    state_dict: Mapping[str, Any], recipe: RecipeLike = None, *, effort: int = DEFAULT_EFFORT
+) -> StateDict:
     """Return a state dict pruned and shared by a recipe: stages 1 and 2, nothing is coded.
 
-    This is, bit for bit, what `load_file` returns after `save_file` with the same recipe.
+    This is, bit for bit, what `load_file` returns after `save_file` with the same recipe and effort.
     """
+    check_effort(effort)
     checkpoint = checkpoint_from_state_dict(state_dict)
-    compressed = compress_checkpoint(checkpoint, as_recipe(recipe))
+    compressed = compress_checkpoint(checkpoint, as_recipe(recipe), effort=effort)
     tensors = {}
     for name, tensor in compressed.items():
         if name not in checkpoint.ties:

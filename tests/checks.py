@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -14,11 +14,11 @@ from dcompress.checksum import checksum
 from dcompress.choice import Choice
 from dcompress.coding import CODERS, TensorLayout
 from dcompress.coding.range_coder import SideReader, SideWriter
-from dcompress.constants import CODER_RAW, RUN_CODERS, SHARED_CODERS, SIGNATURE
+from dcompress.constants import CODER_CONTEXT, CODER_RAW, RUN_CODERS, SHARED_CODERS, SIGNATURE
 from dcompress.container.writer import write_head
 from dcompress.decode import open_frame
-from dcompress.encode import _encode_chunks, _word_source
 from dcompress.errors import CorruptError, DecodeError, TruncatedError
+from dcompress.packing import _encode_chunks, word_source
 from dcompress.stages import SharedTensor, word_dtype
 
 _GUARD = 0xA5
@@ -60,6 +60,16 @@ class Guarded:
 # The contract of every coder.
 
 
+def layout_of(coder, tensor) -> TensorLayout:
+    """Return what the directory of a frame would say about a tensor; its table set is that of the coder."""
+    shared = isinstance(tensor, SharedTensor)
+    size = tensor.labels.size if shared else tensor.words.size
+    layout = TensorLayout(tensor.dtype, size, tensor.n_labels if shared else 0, tensor.shape, 1 << 20)
+    if coder.number == CODER_CONTEXT:
+        layout = replace(layout, n_table_sets=coder.set_number + 1, table_set=lambda number: coder.tables)
+    return layout
+
+
 def reread(coder, layout: TensorLayout):
     """Return a coder read back from its own tables; what it writes again must be the same bytes."""
     writer = SideWriter()
@@ -95,17 +105,16 @@ def check_coder(coder, tensor, chunk_words: int, kernel) -> list[bytes]:
     shared = isinstance(tensor, SharedTensor)
     words = tensor.gather().words if shared else tensor.words
     symbols = tensor.labels if shared else words
-    layout = TensorLayout(tensor.dtype, words.size, tensor.n_labels if shared else 0)
-    reader = reread(coder, layout)
+    reader = reread(coder, layout_of(coder, tensor))
     chunks = []
     for first in range(0, words.size, chunk_words):
         part = slice(first, first + chunk_words)
-        chunk = coder.encode_chunk(symbols[part])
+        chunk = coder.encode_chunk(symbols[part], first)
         assert isinstance(chunk, bytes)
         got = decode(reader, chunk, first, words[part].size, tensor.dtype.word_bytes)
         np.testing.assert_array_equal(got, words[part])
         if shared:
-            labels = reader.decode_labels(memoryview(chunk), words[part].size, kernel)
+            labels = reader.decode_labels(memoryview(chunk), words[part].size, kernel, first)
             np.testing.assert_array_equal(labels, symbols[part])
         chunks.append(chunk)
     return chunks
@@ -153,14 +162,14 @@ def coded(tensor, coder, chunk_shift: int = 0):
     """Return a tensor coded with a coder and chunk size of our choice."""
     shared = tensor if isinstance(tensor, SharedTensor) else None
     assert (coder.number in SHARED_CODERS) == (shared is not None)
-    return _encode_chunks(tensor, shared, Choice(0.0, coder, chunk_shift), _word_source(tensor), None)
+    return _encode_chunks(tensor, shared, Choice(0.0, coder, chunk_shift), word_source(tensor), None)
 
 
-def frame_of(tensors: dict, metadata=None, sections=()) -> bytes:
+def frame_of(tensors: dict, metadata=None, sections=(), table_sets=()) -> bytes:
     """Return the frame of coded tensors (and aliases, by name)."""
-    head = write_head(tensors, metadata or {}, sections)
+    head = write_head(tensors, metadata or {}, sections, table_sets)
     parts = [chunk for one in tensors.values() if not isinstance(one, str) for chunk in one.chunks]
-    return b"".join([head, *parts, *(section.data for section in sections)])
+    return b"".join([head, *table_sets, *parts, *(section.data for section in sections)])
 
 
 def read_everything(frame: bytes, threads: int = 1):
@@ -242,17 +251,21 @@ class Frame:
     entries: list[Entry | bytes] = field(default_factory=list)
     metadata: list[tuple[bytes, bytes]] = field(default_factory=list)
     sections: list[tuple[int, bytes]] = field(default_factory=list)
+    table_sets: list[bytes] = field(default_factory=list)
     signature: bytes = SIGNATURE
     major: int = 1
     minor: int = 0
     features: int = 0
+    n_table_sets: bytes | None = None
     n_tensors: bytes | None = None
     n_metadata: bytes | None = None
     n_sections: bytes | None = None
     directory: bytes | None = None
 
     def _directory(self) -> bytes:
-        out = varint(len(self.entries)) if self.n_tensors is None else self.n_tensors
+        out = varint(len(self.table_sets)) if self.n_table_sets is None else self.n_table_sets
+        out += b"".join(varint(len(one)) + struct.pack("<I", checksum(one)) for one in self.table_sets)
+        out += varint(len(self.entries)) if self.n_tensors is None else self.n_tensors
         out += b"".join(e if isinstance(e, bytes) else e.to_bytes() for e in self.entries)
         out += varint(len(self.metadata)) if self.n_metadata is None else self.n_metadata
         out += b"".join(text(key) + text(value) for key, value in self.metadata)
@@ -262,6 +275,7 @@ class Frame:
         return out
 
     def _payload(self) -> Iterable[bytes]:
+        yield from self.table_sets
         for entry in self.entries:
             if isinstance(entry, Entry) and entry.alias_of is None and 0 not in entry.shape:
                 yield from entry.chunks

@@ -8,6 +8,7 @@ python tools/annotate.py --update     write the worked example: the fixture, and
 from __future__ import annotations
 
 import argparse
+import math
 import runpy
 import sys
 from dataclasses import dataclass
@@ -15,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from annotate_side import TracedSide, make_table, side_table
 
 from dcompress import constants
-from dcompress.coding import CODERS, Coder, Planes, Raw, SharedCoder, SplitRun, TensorLayout, ZeroRun
+from dcompress.coding import CODERS, Coder, Context, Planes, Raw, SplitRun, TableSet, TensorLayout, ZeroRun
+from dcompress.coding.context import lanes_of
 from dcompress.coding.huffman import HuffmanCode
 from dcompress.coding.labels import FixedWidth, Labels
 from dcompress.coding.lanes import lane_counts
-from dcompress.coding.range_coder import SideReader
 from dcompress.cursor import Cursor
 from dcompress.decode import open_frame
-from dcompress.kernels.side import neighbours
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "fixtures" / "examples" / "worked.dcz"
@@ -34,13 +34,6 @@ BEGIN = "<!-- written by tools/annotate.py --update; do not edit -->\n"
 END = "<!-- end -->\n"
 MAX_BYTES = 1 << 16
 
-_NUMBER_KINDS = {
-    1: "folded change of the gap's bit length",
-    2: "N_Groups - 1",
-    3: "Block - 1",
-    4: "N_Buckets - 1",
-    5: "Raw_Bits",
-}
 _SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
 
 
@@ -80,64 +73,6 @@ class FieldReader(Cursor):
         if stored:
             self._rows.append(Row(8 * start, 8 * len(stored), contents, meaning.format(value)))
         return value
-
-
-class TracedSide(SideReader):
-    """A reader of side information that notes every number, raw value and code length."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self.events: list[tuple[str, str, str]] = []
-        self._trail: list[str] = []
-        self._inside = False
-        self._kind = -1
-        self._n_counts = 0
-
-    def number(self, context: int, limit: int) -> int:
-        """Read and note a number."""
-        self._inside = True
-        value = super().number(context, limit)
-        self._inside = False
-        name = _NUMBER_KINDS.get(context, "")
-        if context == 0:
-            name = ("N_Negative", "N_Dropped")[self._n_counts % 2]
-            self._n_counts += 1
-        self._kind = context
-        self.events.append((name, "", str(value)))
-        return value
-
-    def raw(self, n_bits: int) -> int:
-        """Read raw bits; note them unless they belong to a number."""
-        value = super().raw(n_bits)
-        if not self._inside and n_bits:
-            name = {2: "Has_Zero", 1: f"gap below its top bit, {n_bits} raw bits"}.get(self._kind)
-            plane = "Plane_Mode" if n_bits == 2 else "value of the constant plane"
-            self.events.append((name or plane, "", str(value)))
-        return value
-
-    def bit(self, context: int) -> int:
-        """Read and note a bit."""
-        bit = super().bit(context)
-        self._trail.append(f"{bit}@{context}")
-        return bit
-
-    def code_lengths(self, n_symbols: int, n_columns: int) -> NDArray[np.uint8]:
-        """Read code lengths bit by bit (spec 11.4), and note each."""
-        lengths: list[int] = []
-        for symbol in range(n_symbols):
-            used, guess = neighbours(lengths, symbol, n_columns)
-            self._trail, length = [], 0
-            if self.bit(1984 + used):
-                length = guess
-                if self.bit(1988 + used):
-                    known = int(guess > 0)
-                    sign, size = -1 if known and self.bit(1992 + used) else 1, 1
-                    while self.bit(1996 + 7 * known + min(size, 6)):
-                        size += 1
-                    length += sign * size
-            lengths.append(length)
-            self.events.append((f"code length of symbol {symbol}", " ".join(self._trail), str(length)))
-        return np.array(lengths, np.uint8)
 
 
 class BitReader:
@@ -182,6 +117,14 @@ def annotate(frame: bytes) -> str:
     rows: list[Row] = []
     _head(frame[: directory.head_bytes], rows)
     sides = []
+    for number, stored in enumerate(directory.table_sets):
+        data = frame[stored.offset : stored.offset + stored.n_bytes]
+        FieldReader(data, stored.offset, rows).field("bytes", f"table set {number}", len(data))
+
+    def table_set(number: int) -> TableSet:
+        stored = directory.table_sets[number]
+        return TableSet.from_bytes(frame[stored.offset : stored.offset + stored.n_bytes])
+
     for record in directory.tensors.values():
         if record.alias_of is not None or not record.chunks:
             continue
@@ -191,16 +134,24 @@ def annotate(frame: bytes) -> str:
             if number == 0 and record.coder != constants.CODER_RAW:
                 size = fields.field("varint", "Tables_Size = {}")
                 side = TracedSide(fields.field("bytes", f"Tables of {record.name}: see below", size))
-                layout = TensorLayout(record.dtype, record.n_words, record.n_labels)
+                layout = TensorLayout(
+                    record.dtype,
+                    record.n_words,
+                    record.n_labels,
+                    record.shape,
+                    record.stored_bytes,
+                    len(directory.table_sets),
+                    table_set,
+                )
                 coder = CODERS[record.coder].read_tables(side, layout)
-                sides.append(_side_table(record.name, side, coder))
+                sides.append(side_table(record.name, side, coder))
             first, last = record.chunk_words(number)
             _body(coder, fields, rows, last - first, record.dtype.word_bytes)
     for section in directory.sections:
         data = frame[section.offset : section.offset + section.n_bytes]
         FieldReader(data, section.offset, rows).field("bytes", f"section of kind {section.kind}", len(data))
     header = ["Start", "Length", "Contents", "Meaning"]
-    return "\n".join([_hex_dump(frame), _table(header, [row.cells() for row in rows]), *sides])
+    return "\n".join([_hex_dump(frame), make_table(header, [row.cells() for row in rows]), *sides])
 
 
 def _head(head: bytes, rows: list[Row]) -> None:
@@ -212,6 +163,9 @@ def _head(head: bytes, rows: list[Row]) -> None:
     fields.field("u16", "Required_Features = {}")
     fields.field("u32", "Directory_Size = {}")
     fields.field("u32", "Head_Checksum = 0x{:08X}")
+    for number in range(fields.field("varint", "N_Table_Sets = {}")):
+        fields.field("varint", f"table set {number}: Table_Set_Size = {{}}")
+        fields.field("u32", "Table_Set_Checksum = 0x{:08X}")
     name = b""
     for number in range(fields.field("varint", "N_Tensors = {}")):
         shared = fields.field("varint", f"tensor {number}: Shared_Prefix = {{}}")
@@ -238,10 +192,9 @@ def _tensor(fields: FieldReader, rows: list[Row]) -> None:
         return
     dtype = constants.DTYPE_BY_CODE[code]
     _extend(rows, dtype.name)
-    n_words = dtype.words_per_element
-    for _ in range(fields.field("varint", "Rank = {}")):
-        n_words *= fields.field("varint", "Dimension = {}")
-    if n_words == 0:
+    shape = [fields.field("varint", "Dimension = {}") for _ in range(fields.field("varint", "Rank = {}"))]
+    n_units = math.prod(shape) * dtype.words_per_element
+    if n_units == 0:
         return
     coder = fields.field("u8", "Coder = {}")
     _extend(rows, constants.CODER_NAMES[coder])
@@ -249,8 +202,10 @@ def _tensor(fields: FieldReader, rows: list[Row]) -> None:
         fields.field("varint", "N_Labels = {}")
     if coder in constants.RUN_CODERS:
         fields.field("varint", "N_Kept = {}")
+    if coder == constants.CODER_CONTEXT:
+        n_units = shape[0] if len(shape) > 1 else 1
     shift = fields.field("u8", "Chunk_Shift = {}")
-    for _ in range(-(-n_words >> shift) if shift else 1):
+    for _ in range(-(-n_units >> shift) if shift else 1):
         fields.field("varint", "Chunk_Size = {}")
         fields.field("u32", "Chunk_Checksum = 0x{:08X}")
     if coder != constants.CODER_RAW:
@@ -285,9 +240,19 @@ def _body(coder: Coder, fields: FieldReader, rows: list[Row], n_words: int, word
     elif isinstance(coder, Labels):
         if coder.code.lone_symbol is None:
             _lanes(fields, rows, -(-n_words // coder.block), lambda bits: _note_symbol(bits, coder.code))
+    elif isinstance(coder, Context):
+        _states(fields, lanes_of(n_words // coder.geometry.row_words, n_words))
     elif isinstance(coder, (ZeroRun, SplitRun)):
         count = fields.field("varint", "N_Entries = {}")
         _lanes(fields, rows, count, lambda bits, place=[0]: _note_entry(bits, coder, place), advances=True)
+
+
+def _states(fields: FieldReader, n_lanes: int) -> None:
+    """Note the states of the lanes of a context-coded chunk, and the words that they share."""
+    for lane in range(n_lanes):
+        fields.field("u32", f"lane {lane}: State = 0x{{:08X}}")
+    while fields.remaining:
+        fields.field("u16", "word of the lanes")
 
 
 def _lanes(fields: FieldReader, rows: list[Row], n_symbols: int, note: Any, advances: bool = False) -> None:
@@ -328,17 +293,6 @@ def _note_entry(bits: BitReader, coder: ZeroRun | SplitRun, place: list[int]) ->
     bits.note([text, raw, label_text], f"{what}; writes word {place[0] - 1}")
 
 
-def _side_table(name: str, side: TracedSide, coder: Coder) -> str:
-    """Return the table of the numbers in the tables of a tensor."""
-    text = f"Numbers in the tables of `{name}`, in order. `1@1984` is a bit 1 in context 1984.\n\n"
-    text += _table(["Number", "Bits of a code length", "Value"], list(map(list, side.events)))
-    if isinstance(coder, SharedCoder):
-        digits = 2 * coder.codebook.dtype.word_bytes
-        for row in coder.codebook.rows.tolist():
-            text += "\nCodebook: " + ", ".join(f"0x{word:0{digits}X}" for word in row) + ".\n"
-    return text
-
-
 def _hex_dump(data: bytes) -> str:
     lines = []
     for start in range(0, len(data), 16):
@@ -346,11 +300,6 @@ def _hex_dump(data: bytes) -> str:
         text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
         lines.append(f"{start:5d}  {row.hex(' ').upper():<47}  {text}")
     return "\n".join(["```text", *lines, "```", ""])
-
-
-def _table(header: list[str], cells: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def worked_frame() -> bytes:

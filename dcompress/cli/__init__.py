@@ -13,6 +13,7 @@ from dcompress.cli.decode import decode, verify
 from dcompress.cli.encode import encode
 from dcompress.cli.info import info
 from dcompress.cli.session import USAGE_ERROR, Session
+from dcompress.cli.tune import tune
 from dcompress.constants import MAJOR_VERSION, MINOR_VERSION
 
 __all__ = ["cli", "main"]
@@ -26,6 +27,7 @@ _EPILOG = """\b
 Examples:
   dcz encode model.safetensors             writes model.dcz
   dcz encode model.pt --preset paper       prunes, shares weights, codes
+  dcz encode model.pt --quality 25         as small as it gets at 25 dB
   dcz info model.dcz
   dcz decode model.dcz -o model.pt
 """
@@ -71,7 +73,7 @@ def cli(context: click.Context) -> None:
         context.exit(USAGE_ERROR)
 
 
-for _command in (encode, decode, info, verify, compare):
+for _command in (encode, decode, info, verify, compare, tune):
     cli.add_command(_command)
 
 

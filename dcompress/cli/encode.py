@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,13 +22,25 @@ from dcompress.cli.options import (
     threads_option,
     verbose_option,
 )
+from dcompress.cli.recipes import make_recipe, recipe_options
 from dcompress.cli.session import Session
+from dcompress.cli.targets import (
+    asked_effort,
+    asked_target,
+    effort_option,
+    target_line,
+    target_options,
+    target_to_dict,
+    watch_trials,
+)
 
 if TYPE_CHECKING:
     from dcompress.encode import EncodedFrame
     from dcompress.recipe import Recipe
     from dcompress.report import FileReport
+    from dcompress.search import Found
     from dcompress.stages import Checkpoint
+    from dcompress.targets import Target
 
 __all__ = ["encode"]
 
@@ -43,6 +55,11 @@ replace its numbers for all weight tensors, those too small for the preset inclu
 some. A weight tensor is one of floats with at least two dimensions larger than 1. Everything else is stored
 losslessly.
 
+Instead of numbers for the precision you can give a target: --target-size, --target-ratio, --target-bpw or
+--quality. One step for the whole model is then found that meets it, by up to 1 % and never on the wrong side.
+Every float tensor is quantised, biases and statistics finer than weights, those of few values too; --exclude
+and --set lossless keep what you name, and other rules stay in force. --sparsity prunes before.
+
 The table shows the fraction of weights that are not zero (density), shared values (centroids), and how
 far the weights have moved (SQNR, in dB; `exact` if not at all).
 
@@ -54,6 +71,8 @@ Settings for --set:
             init=linear, density, random or k-means++; seed=N; groups=N
   codebook  codebook=V/V/V; or integer_bits=I,fraction_bits=F (fixed point)
             codebook_dtype=float16
+  rate      method=rate, step=X (without it, that of the target)
+            slope=L: weight of size against error; states=0, 4, 8, ... 256 (trellis)
   neither   lossless
 """
 _EPILOG = """\b
@@ -61,6 +80,8 @@ Examples:
   dcz encode model.safetensors
   dcz encode model.pt --preset paper -o small.dcz
   dcz encode model.pt --sparsity 0.9 --bits 5 --exclude '*.norm.*'
+  dcz encode model.pt --target-size 500kB
+  dcz encode model.pt --quality 25 -9 --exclude 'embed*'
   dcz encode model.pt --set 'fc*.weight:sparsity=0.9,bits=5' --dry-run
   dcz encode model.pt --preset lossless -o - | ssh host 'cat > model.dcz'
 """
@@ -74,24 +95,15 @@ Examples:
     metavar="OUT.dcz",
     help="Output file, - for stdout.  [default: MODEL with its suffix replaced by .dcz, beside it]",
 )
-@click.option("--preset", metavar="NAME", help="lossless, balanced or paper.  [default: balanced]")
-@click.option("--recipe", "recipe_file", metavar="FILE.toml", help="Read preset and rules from a file.")
-@click.option(
-    "--set",
-    "sets",
-    multiple=True,
-    metavar="RULE",
-    help="Settings for some tensors: 'PATTERN:key=value,...' with the settings above; a later rule overrides "
-    "an earlier one.",
-)
-@click.option("--exclude", "excludes", multiple=True, metavar="PATTERN", help="Keep these tensors lossless.")
-@click.option("--sparsity", type=float, metavar="S", help="Fraction of every weight tensor to prune, 0 to 1.")
+@recipe_options
 @click.option(
     "--bits",
     type=int,
     metavar="B",
     help="Codebooks of 2^B values for every weight tensor; fewer for small ones.",
 )
+@target_options
+@effort_option
 @threads_option
 @click.option("--dry-run", is_flag=True, help="Show plan and sizes; write nothing.")
 @json_option
@@ -122,7 +134,14 @@ def encode(
     from dcompress.atomic import atomic_writer
     from dcompress.model_file import read_checkpoint
 
-    recipe = _make_recipe(recipe_file, preset, sets, excludes, sparsity, bits)
+    context = click.get_current_context()
+    option, goal = asked_target(context)
+    if goal is not None and bits is not None:
+        raise click.UsageError(
+            f"--bits and {option} exclude each other: --bits sets the precision that {option} is to find; "
+            "to fix it for some tensors, use --set"
+        )
+    recipe = make_recipe(recipe_file, preset, sets, excludes, sparsity, bits)
     if model == "-":
         raise click.UsageError("a model cannot be read from standard input: name a file")
     with session.working_on(model):
@@ -138,7 +157,10 @@ def encode(
         checkpoint = read_checkpoint(model, strip_module_prefix=strip_module_prefix)
         for note in checkpoint.notes:
             session.note(note)
-        frame = _encode(session, checkpoint, recipe, not no_receipt, threads)
+        options = {"receipt": not no_receipt, "effort": asked_effort(context), "threads": threads}
+        frame, found = _encode(session, checkpoint, recipe, goal, options)
+    if found is not None:
+        recipe = found.recipe
     if not dry_run:
         with session.writing_to(target):
             if stream is not None:
@@ -150,29 +172,14 @@ def encode(
     _note_large_changes(session, checkpoint, frame, recipe)
     report = _report(checkpoint, frame, recipe, with_plan=dry_run)
     if as_json:
-        print_json({"model": model, "output": None if dry_run else target, **report.to_dict()})
+        reached = None if found is None else target_to_dict(found)
+        head = {"model": model, "output": None if dry_run else target, "target": reached}
+        print_json({**head, "effort": options["effort"], **report.to_dict()})
     elif not session.quiet:
-        _print_table(session, report, None if dry_run or to_stdout else target, to_stdout)
+        more = [] if found is None else [target_line(found)]
+        _print_table(session, report, None if dry_run or to_stdout else target, more, to_stdout)
     if dry_run:
         session.note("dry run: nothing was written")
-
-
-def _make_recipe(
-    file: str | None,
-    preset: str | None,
-    sets: tuple[str, ...],
-    excludes: tuple[str, ...],
-    sparsity: float | None,
-    bits: int | None,
-) -> Recipe:
-    """Return the recipe that the options ask for: those of the command line on top of the file."""
-    from dcompress.recipe import Recipe
-
-    options = Recipe.from_options(preset or "balanced", sets, excludes, sparsity, bits)
-    if file is None:
-        return options
-    recipe = Recipe.from_toml(Path(file)).extended(options)
-    return recipe if preset is None else dataclasses.replace(recipe, preset=preset)
 
 
 def _is_hopeless(model: str) -> bool:
@@ -186,25 +193,31 @@ def _is_hopeless(model: str) -> bool:
 
 
 def _encode(
-    session: Session, checkpoint: Checkpoint, recipe: Recipe, receipt: bool, threads: int
-) -> EncodedFrame:
+    session: Session, checkpoint: Checkpoint, recipe: Recipe, goal: Target | None, options: dict[str, Any]
+) -> tuple[EncodedFrame, Found | None]:
     """Encode, with a progress bar."""
     from dcompress.encode import encode_checkpoint
+    from dcompress.search import describe_miss, encode_to_target
     from dcompress.stages import tensor_specs
 
     sizes = 0
     for name, (dtype, shape) in tensor_specs(checkpoint.tensors).items():
         if name not in checkpoint.ties:
-            n_bytes = dtype.element_bytes
-            for size in shape:
-                n_bytes *= size
-            sizes += n_bytes
+            sizes += math.prod(shape) * dtype.element_bytes
     start = time.perf_counter()
-    with session.progress("encoding", sizes) as progress:
-        frame = encode_checkpoint(checkpoint, recipe, receipt=receipt, threads=threads, progress=progress)
+    found = None
+    if goal is None:
+        with session.progress("encoding", sizes) as progress:
+            frame = encode_checkpoint(checkpoint, recipe, progress=progress, **options)
+    else:
+        watch = watch_trials(session, "encoding", sizes)
+        found = encode_to_target(checkpoint, recipe, goal, watch=watch, **options)
+        frame = found.frame
+        if not found.met:
+            session.note(describe_miss(found))
     seconds = time.perf_counter() - start
-    session.detail(f"encoded {sizes:,} bytes in {seconds:.1f} s on {threads} threads")
-    return frame
+    session.detail(f"encoded {sizes:,} bytes in {seconds:.1f} s on {options['threads']} threads")
+    return frame, found
 
 
 def _report(checkpoint: Checkpoint, frame: EncodedFrame, recipe: Recipe, *, with_plan: bool) -> FileReport:
@@ -245,13 +258,15 @@ def _note_large_changes(
         )
 
 
-def _print_table(session: Session, report: FileReport, target: str | None, to_stderr: bool) -> None:
+def _print_table(
+    session: Session, report: FileReport, target: str | None, more: list[str], to_stderr: bool
+) -> None:
     """Print table and totals, and where the frame has gone, if it is in a file."""
     from dcompress.cli.table import printable
     from dcompress.cli.tables import report_lines, summary_lines
 
     width = None if to_stderr else terminal_width()
-    lines = report_lines(report, width, every=session.verbose) + summary_lines(report)
+    lines = report_lines(report, width, every=session.verbose) + more + summary_lines(report)
     if target is not None:
         lines[-1] += f": {printable(target)}"
     if to_stderr:

@@ -52,9 +52,10 @@ def info(session: Session, file: str, as_json: bool) -> None:
         print_json({"file": file, **report.to_dict()})
         return
     sections = "".join(f", {name} {n_bytes:,}" for name, n_bytes in report.sections.items())
-    payload = report.file_bytes - report.head_bytes - sum(report.sections.values())
+    payload = report.file_bytes - report.head_bytes - report.table_bytes - sum(report.sections.values())
+    tables = f", tables {report.table_bytes:,}" if report.table_bytes else ""
     lines = [
-        f"format {report.version}: head {report.head_bytes:,} bytes, tensors {payload:,}{sections}",
+        f"format {report.version}: head {report.head_bytes:,} bytes{tables}, tensors {payload:,}{sections}",
     ]
     if report.recipe is not None:
         lines.append(f"recipe: {describe_recipe(report.recipe)}")

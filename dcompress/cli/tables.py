@@ -70,7 +70,9 @@ def summary_lines(report: FileReport) -> list[str]:
 def describe_recipe(recipe: dict[str, Any]) -> str:
     """Return a recipe in one line: its preset, then what changes it."""
     words = [str(recipe.get("preset", "balanced"))]
-    words += [f"{key} {recipe[key]}" for key in ("sparsity", "bits") if key in recipe]
+    words += [
+        f"{key} {recipe[key]}" for key in ("sparsity", "bits", "step", "slope", "states") if key in recipe
+    ]
     rules = recipe.get("rule", [])
     for rule in rules if isinstance(rules, list) else []:
         if isinstance(rule, dict):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dcompress.coding.base import Codebook, Coder, SharedCoder, TensorLayout
+from dcompress.coding.context import Context
 from dcompress.coding.labels import FixedWidth, Labels
 from dcompress.coding.plain import Planes, Raw
+from dcompress.coding.table_set import TableSet
 from dcompress.coding.zero_run import SplitRun, ZeroRun
 from dcompress.constants import (
+    CODER_CONTEXT,
     CODER_FIXED,
     CODER_LABELS,
     CODER_PLANES,
@@ -19,12 +22,14 @@ __all__ = [
     "CODERS",
     "Codebook",
     "Coder",
+    "Context",
     "FixedWidth",
     "Labels",
     "Planes",
     "Raw",
     "SharedCoder",
     "SplitRun",
+    "TableSet",
     "TensorLayout",
     "ZeroRun",
 ]
@@ -36,4 +41,5 @@ CODERS: dict[int, type[Coder]] = {
     CODER_LABELS: Labels,
     CODER_ZERO_RUN: ZeroRun,
     CODER_SPLIT_RUN: SplitRun,
+    CODER_CONTEXT: Context,
 }

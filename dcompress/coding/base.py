@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -13,7 +14,15 @@ from numpy.typing import NDArray
 
 from dcompress import kernels
 from dcompress.coding.range_coder import SideReader, SideWriter
-from dcompress.coding.tables import read_codebook, write_codebook
+from dcompress.coding.tables import (
+    even_step,
+    may_be_even,
+    read_codebook,
+    read_even,
+    sort_keys,
+    write_codebook,
+    write_even,
+)
 from dcompress.constants import DType
 from dcompress.errors import CorruptError
 from dcompress.stages import SharedTensor, Words, values_by_label, word_dtype
@@ -36,11 +45,23 @@ class TensorLayout:
         Words of the whole tensor.
     n_labels : int
         Shared values, zero counted; 0 for coders without a codebook.
+    shape : tuple of int
+        As the framework shows it.
+    n_bytes : int
+        Bytes of all its chunks.
+    n_table_sets : int
+        Table sets of the frame.
+    table_set : callable, optional
+        Returns a table set by number.
     """
 
     dtype: DType
     n_words: int
     n_labels: int = 0
+    shape: tuple[int, ...] = ()
+    n_bytes: int = 0
+    n_table_sets: int = 0
+    table_set: Callable[[int], Any] | None = None
 
 
 class Coder(ABC):
@@ -79,8 +100,8 @@ class Coder(ABC):
         """Read what ``write_tables`` wrote; raise CorruptError if it makes no sense."""
 
     @abstractmethod
-    def encode_chunk(self, symbols: NDArray[Any]) -> bytes:
-        """Return the bytes of one chunk."""
+    def encode_chunk(self, symbols: NDArray[Any], first_word: int = 0) -> bytes:
+        """Return the bytes of one chunk, which starts at ``first_word`` of the tensor."""
 
     @abstractmethod
     def decode_chunk(
@@ -138,6 +159,12 @@ class Codebook:
         return int(self.rows.shape[0])
 
     @property
+    def n_negative(self) -> int:
+        """Values of the first row that stand below zero."""
+        negative, _ = sort_keys(self.dtype, self.rows[0])
+        return int(np.count_nonzero(negative))
+
+    @property
     def n_labels(self) -> int:
         """Values a row can give, zero counted."""
         return int(self.rows.shape[1]) + self.has_zero
@@ -146,6 +173,12 @@ class Codebook:
         """Write the codebook as side information."""
         writer.number(_KIND_GROUPS, self.n_groups - 1)
         writer.raw(int(self.has_zero), 1)
+        if may_be_even(self.dtype, self.n_groups, self.has_zero, self.rows.shape[1]):
+            step = even_step(self.dtype, self.rows[0], self.n_negative)
+            writer.raw(int(step is not None), 1)
+            if step is not None:
+                write_even(writer, step, self.n_negative)
+                return
         for row in self.rows:
             write_codebook(writer, self.dtype, row)
 
@@ -157,7 +190,8 @@ class Codebook:
         ------
         CorruptError
             Groups that do not divide the tensor (CBK-01), a codebook too large (CBK-02), a zero that stands
-            in the codebook as well as apart (CBK-03), or values out of range (TAB-01, TAB-03).
+            in the codebook as well as apart (CBK-03), a step that makes no codebook (CBK-04), or values that
+            are out of range (TAB-01, TAB-03).
         """
         n_groups = reader.number(_KIND_GROUPS, layout.n_words) + 1
         if layout.n_words % n_groups:
@@ -167,8 +201,11 @@ class Codebook:
         if n_groups * max(1, n_centroids) > _allowed_words(n_groups, layout.n_words):
             raise CorruptError(f"{n_groups} codebooks of {n_centroids} values", rule="CBK-02")
         rows = np.empty((n_groups, n_centroids), word_dtype(layout.dtype.word_bytes))
-        for row in rows:
-            row[:] = read_codebook(reader, layout.dtype, n_centroids)
+        if may_be_even(layout.dtype, n_groups, has_zero, n_centroids) and reader.raw(1):
+            rows[0] = read_even(reader, layout.dtype, n_centroids)
+        else:
+            for row in rows:
+                row[:] = read_codebook(reader, layout.dtype, n_centroids)
         if has_zero and not rows.all():
             raise CorruptError("zero stands in the codebook and apart from it", rule="CBK-03")
         return cls(layout.dtype, rows, has_zero, layout.n_words)
@@ -222,13 +259,16 @@ class SharedCoder(Coder):
         """Write what the labels are coded with."""
 
     @abstractmethod
-    def decode_labels(self, chunk: memoryview, n_words: int, kernel: ModuleType) -> NDArray[Any]:
-        """Return the labels of a chunk of ``n_words`` words; raise CorruptError if it is illegal."""
+    def decode_labels(
+        self, chunk: memoryview, n_words: int, kernel: ModuleType, first_word: int = 0
+    ) -> NDArray[Any]:
+        """Return the labels of ``n_words`` words from ``first_word`` on; raise CorruptError if illegal."""
 
     def decode_chunk(
         self, chunk: memoryview, first_word: int, out: Words, work: int
     ) -> tuple[int, int] | None:
         """Decode the labels and gather their words."""
         kernel = kernels.select(work)
-        self.codebook.gather(self.decode_labels(chunk, out.size, kernel), first_word, out, kernel)
+        labels = self.decode_labels(chunk, out.size, kernel, first_word)
+        self.codebook.gather(labels, first_word, out, kernel)
         return None

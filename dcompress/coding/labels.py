@@ -50,12 +50,14 @@ class FixedWidth(SharedCoder):
         """Read the codebook."""
         return cls(Codebook.read(reader, layout))
 
-    def encode_chunk(self, symbols: NDArray[Any]) -> bytes:
+    def encode_chunk(self, symbols: NDArray[Any], first_word: int = 0) -> bytes:
         """Return the packed labels."""
         widths = np.full(symbols.size, self.n_bits, np.uint8)
         return bytes(kernels.select(symbols.size).pack_bits(symbols.astype(np.uint64), widths))
 
-    def decode_labels(self, chunk: memoryview, n_words: int, kernel: Any) -> NDArray[Any]:
+    def decode_labels(
+        self, chunk: memoryview, n_words: int, kernel: Any, first_word: int = 0
+    ) -> NDArray[Any]:
         """Return the labels of a chunk.
 
         Raises
@@ -96,9 +98,12 @@ class Labels(SharedCoder):
 
     @classmethod
     def fit(
-        cls, codebook: Codebook, labels: NDArray[np.uint16], chunk_words: int
+        cls, codebook: Codebook, labels: NDArray[np.uint16], chunk_words: int, to_beat: float = np.inf
     ) -> list[tuple[Labels, int]]:
-        """Return a coder for each block size that makes sense, with its cost in bits, tables not counted."""
+        """Return a coder for each block size that makes sense, with its cost in bits, tables not counted.
+
+        Sizes that cannot cost less than ``to_beat`` are left out.
+        """
         base = codebook.n_labels
         fits = []
         block = 1
@@ -108,8 +113,10 @@ class Labels(SharedCoder):
             for first in range(0, labels.size, step):
                 symbols = _join_blocks(labels[first : first + step], base, block)
                 counts += np.bincount(symbols, minlength=counts.size)
-            code = HuffmanCode.from_counts(counts)
-            fits.append((cls(codebook, block, code), int(counts @ code.bits.astype(np.int64))))
+            used = counts[counts > 0]
+            if -(used * np.log2(used / used.sum())).sum() < to_beat:
+                code = HuffmanCode.from_counts(counts)
+                fits.append((cls(codebook, block, code), int(counts @ code.bits.astype(np.int64))))
             block += 1
             # A larger alphabet pays only if its table is small beside the labels.
             if base == 1 or base**block > min(MAX_ALPHABET, max(64, labels.size // 16)) or block > 8:
@@ -133,7 +140,7 @@ class Labels(SharedCoder):
         block = reader.number(_KIND_BLOCK, MAX_ALPHABET.bit_length()) + 1
         return cls(codebook, block, read_code(reader, layout.n_labels**block, layout.n_labels))
 
-    def encode_chunk(self, symbols: NDArray[Any]) -> bytes:
+    def encode_chunk(self, symbols: NDArray[Any], first_word: int = 0) -> bytes:
         """Return the coded labels."""
         if self.code.lone_symbol is not None:
             return b""
@@ -174,7 +181,9 @@ class Labels(SharedCoder):
         cursor.finish("LBL-01")
         return symbols
 
-    def decode_labels(self, chunk: memoryview, n_words: int, kernel: ModuleType) -> NDArray[Any]:
+    def decode_labels(
+        self, chunk: memoryview, n_words: int, kernel: ModuleType, first_word: int = 0
+    ) -> NDArray[Any]:
         """Return the labels of a chunk; raise CorruptError as ``decode_chunk`` does."""
         symbols = self._decode_symbols(chunk, n_words, kernel)
         if self.block == 1:

@@ -9,7 +9,7 @@ from dcompress import kernels
 from dcompress.constants import LANE_THRESHOLD, N_LANES
 from dcompress.cursor import Cursor, write_varint
 from dcompress.errors import CorruptError
-from dcompress.kernels.reference import OK, OVERRUN, PADDING, SHORT, SURPLUS
+from dcompress.kernels.status import OK, OVERRUN, PADDING, SHORT, SURPLUS
 
 __all__ = ["check_status", "lane_counts", "pack_lanes", "read_lanes"]
 

@@ -49,7 +49,7 @@ class Raw(Coder):
         del reader, layout
         return cls()
 
-    def encode_chunk(self, symbols: NDArray[Any]) -> bytes:
+    def encode_chunk(self, symbols: NDArray[Any], first_word: int = 0) -> bytes:
         """Return the bytes of the words."""
         return symbols.tobytes()
 
@@ -146,7 +146,7 @@ class Planes(Coder):
             raise CorruptError("a plane of one value must be constant", rule="PLN-02")
         return cls(layout.dtype, tuple(constants), tuple(codes))
 
-    def encode_chunk(self, symbols: NDArray[Any]) -> bytes:
+    def encode_chunk(self, symbols: NDArray[Any], first_word: int = 0) -> bytes:
         """Return the planes of the chunk, least significant first; constant ones take no bytes."""
         parts = []
         for plane, constant, code in zip(

@@ -5,14 +5,26 @@ Slow and close to the entropy, for a few hundred numbers a tensor. Weights never
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from dcompress import kernels
 from dcompress.errors import CorruptError
-from dcompress.kernels.side import OK, SIDE_CEILING, SIDE_FLOOR, SIDE_SHIFTS
+from dcompress.kernels.side import SIDE_CEILING, SIDE_FLOOR, SIDE_SHIFTS
+from dcompress.kernels.status import OK
 
-__all__ = ["LENGTH_CONTEXTS", "SideReader", "SideWriter"]
+__all__ = [
+    "CLASS_CONTEXTS",
+    "LENGTH_CONTEXTS",
+    "MAP_CONTEXTS",
+    "TABLE_CONTEXTS",
+    "SideReader",
+    "SideWriter",
+    "fold_sign",
+    "unfold_sign",
+]
 
 _TOP = 1 << 24
 _MASK = 0xFFFFFFFF
@@ -21,10 +33,23 @@ _WHOLE = 1 << _PROBABILITY_BITS
 _HALF = _WHOLE // 2
 _SETTLED = len(SIDE_SHIFTS) - 1
 _MAX_BITS = 64
-N_CONTEXTS = 2016
 LENGTH_CONTEXTS = 1984  # the first context of code lengths; those of numbers are below
+CLASS_CONTEXTS = 2016  # three kinds of classes, 64 contexts each
+TABLE_CONTEXTS = 2208  # lengths of table sets: three sets of 16
+MAP_CONTEXTS = 2256  # tables of contexts: two sets of 16
+N_CONTEXTS = 2288
 _NUMBER_CONTEXTS = _MAX_BITS  # contexts that each kind of number takes
 _RAW_STEP = 8  # equally likely bits are coded up to eight at a time
+
+
+def fold_sign(value: int) -> int:
+    """Return a signed number as an unsigned one: 0, -1, 1, -2, ... become 0, 1, 2, 3, ..."""
+    return 2 * value if value >= 0 else -2 * value - 1
+
+
+def unfold_sign(folded: int) -> int:
+    """Return the signed number that ``fold_sign`` folded."""
+    return -(folded + 1) // 2 if folded % 2 else folded // 2
 
 
 class SideWriter:
@@ -78,6 +103,12 @@ class SideWriter:
         if n_bits < _MAX_BITS:
             self.bit(first + n_bits, 0)
         self.raw(value, max(0, n_bits - 1))
+
+    def unary(self, first: int, value: int, n_contexts: int) -> None:
+        """Write a number as ones and a zero, under contexts ``first`` and up, the last for all the rest."""
+        for place in range(value):
+            self.bit(first + min(place, n_contexts - 1), 1)
+        self.bit(first + min(value, n_contexts - 1), 0)
 
     def finish(self) -> bytes:
         """Return the shortest byte string that decodes to what was written."""
@@ -167,6 +198,35 @@ class SideReader:
             raise CorruptError(f"table number {value} exceeds {limit}", rule="TAB-01")
         return value
 
+    def unary(self, first: int, n_contexts: int, limit: int) -> int:
+        """Read a number that stands as ones and a zero.
+
+        Raises
+        ------
+        CorruptError
+            The number exceeds its limit (TAB-01).
+        """
+        value = 0
+        while self.bit(first + min(value, n_contexts - 1)):
+            value += 1
+            if value > limit:
+                raise CorruptError(f"table number exceeds {limit}", rule="TAB-01")
+        return value
+
+    def classes(self, first: int, count: int) -> NDArray[np.int64]:
+        """Read signed numbers, each in unary under one of four sets of 16 contexts from ``first`` on.
+
+        Raises
+        ------
+        CorruptError
+            A number is not -31..31, or -128, which is written as 0 (TAB-01).
+        """
+        folded = np.zeros(count, np.int64)
+        if self._run_kernel("read_classes", first, first + 64, folded) != OK:
+            raise CorruptError("class out of range", rule="TAB-01")
+        places = folded - 1
+        return np.where(folded == 0, -128, np.where(places % 2 == 1, -(places + 1) // 2, places // 2))
+
     def code_lengths(self, n_symbols: int, n_columns: int) -> NDArray[np.uint8]:
         """Read code lengths, rows of ``n_columns`` that belong together (spec 11.4).
 
@@ -176,18 +236,21 @@ class SideReader:
             A length is not 0..15 (HUF-03).
         """
         lengths = np.zeros(n_symbols, np.uint8)
-        registers = np.array([self._range, self._code, self._next])
-        chances = np.array(self._chances[LENGTH_CONTEXTS:])
-        seen = np.array(self._seen[LENGTH_CONTEXTS:])
-        # Numba has either been started for this frame, or is not worth the wait.
-        kernel = kernels.select(0)
-        stored = np.frombuffer(self._data, np.uint8)
-        if kernel.read_lengths(stored, registers, chances, seen, n_columns, lengths) != OK:
+        if self._run_kernel("read_lengths", LENGTH_CONTEXTS, CLASS_CONTEXTS, n_columns, lengths) != OK:
             raise CorruptError("code length out of range", rule="HUF-03")
-        self._range, self._code, self._next = registers.tolist()
-        self._chances[LENGTH_CONTEXTS:] = chances.tolist()
-        self._seen[LENGTH_CONTEXTS:] = seen.tolist()
         return lengths
+
+    def _run_kernel(self, name: str, first: int, stop: int, *arguments: Any) -> int:
+        """Run a kernel that reads on under some of the contexts; return its status."""
+        registers = np.array([self._range, self._code, self._next])
+        chances, seen = np.array(self._chances[first:stop]), np.array(self._seen[first:stop])
+        # Numba has either been started for this frame, or is not worth the wait.
+        kernel = getattr(kernels.select(0), name)
+        status = int(kernel(np.frombuffer(self._data, np.uint8), registers, chances, seen, *arguments))
+        self._range, self._code, self._next = registers.tolist()
+        self._chances[first:stop] = chances.tolist()
+        self._seen[first:stop] = seen.tolist()
+        return status
 
     def finish(self) -> None:
         """Check that the byte string held no more than was read.

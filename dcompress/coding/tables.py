@@ -12,7 +12,7 @@ from dcompress.errors import CorruptError
 from dcompress.kernels.side import neighbours
 from dcompress.stages import Words, word_dtype
 
-__all__ = ["read_code", "read_codebook", "write_code", "write_codebook"]
+__all__ = ["read_code", "read_codebook", "sort_keys", "write_code", "write_codebook"]
 
 # Kinds of numbers; a kind takes 64 contexts.
 _KIND_COUNT = 0
@@ -24,9 +24,10 @@ _IS_OTHER = _IS_USED + 4
 _IS_LESS = _IS_OTHER + 4
 _IS_FARTHER = _IS_LESS + 4
 _STEPS = 7
+_EVEN_TYPES = ("float16", "bfloat16", "float32")
 
 
-def _sort_keys(dtype: DType, words: Words) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
+def sort_keys(dtype: DType, words: Words) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
     """Split words into sign and magnitude, so that ascending values are easy to step through.
 
     Floats have a sign bit; the magnitude of a negative signed integer is its complement, counted from -1
@@ -56,10 +57,77 @@ def _from_sort_keys(dtype: DType, n_negative: int, magnitudes: NDArray[np.uint64
 
 def ascending_order(dtype: DType, words: Words) -> NDArray[np.intp]:
     """Return the order that puts distinct words in ascending order of their values."""
-    negative, magnitudes = _sort_keys(dtype, words)
+    negative, magnitudes = sort_keys(dtype, words)
     top = np.uint64((1 << 63) - 1)
     # -x sorts before +y; among negatives the larger magnitude comes first.
     return np.lexsort((np.where(negative, ~magnitudes, magnitudes & (top * 2 + np.uint64(1))), ~negative))
+
+
+def may_be_even(dtype: DType, n_groups: int, has_zero: bool, n_centroids: int) -> bool:
+    """Return whether a codebook can stand as multiples of a step: it says so in a bit of its own."""
+    return dtype.name in _EVEN_TYPES and n_groups == 1 and has_zero and n_centroids > 0
+
+
+def even_values(dtype: DType, step: np.float32, n_negative: int, n_centroids: int) -> Words:
+    """Return the words of ``step`` times -n_negative .. -1 and 1 .. n_centroids - n_negative.
+
+    Each product is rounded to float32, then to the type; both to nearest, ties to even.
+    """
+    places = np.arange(-n_negative, n_centroids - n_negative + 1)
+    with np.errstate(over="ignore"):
+        products = (places[places != 0] * np.float64(step)).astype(np.float32)
+        halves: Words = products.astype("<f2").view(np.uint16)
+    if dtype.name == "float16":
+        return halves
+    words: Words = products.astype("<f4").view(np.uint32)
+    if dtype.word_bytes == 4:
+        return words
+    halfway = np.uint32(0x7FFF) + (words >> np.uint32(16) & np.uint32(1))
+    brain: Words = ((words + halfway) >> np.uint32(16)).astype(np.uint16)
+    return brain
+
+
+def even_step(dtype: DType, values: Words, n_negative: int) -> np.float32 | None:
+    """Return the step that ascending values are multiples of, None if there is none."""
+    shift = 16 if dtype.name == "bfloat16" else 0
+    if dtype.name == "float16":
+        wide = values.view(np.float16).astype(np.float32)
+    else:
+        wide = (values.astype(np.uint32) << np.uint32(shift)).view(np.float32)
+    ends = (-n_negative, wide[0]) if n_negative else (values.size, wide[-1])
+    nearest = wide[n_negative] if n_negative < values.size else -wide[-1]
+    with np.errstate(all="ignore"):  # codebooks may have NaNs and infinities
+        steps = (nearest, np.float32(ends[1] / ends[0]))
+    for step in steps:
+        if not (np.isfinite(step) and step > 0):
+            continue
+        if np.array_equal(even_values(dtype, step, n_negative, values.size), values):
+            return np.float32(step)
+    return None
+
+
+def write_even(writer: SideWriter, step: np.float32, n_negative: int) -> None:
+    """Write a codebook as the multiples of a step."""
+    writer.raw(int(step.view(np.uint32)), 32)
+    writer.number(_KIND_COUNT, n_negative)
+
+
+def read_even(reader: SideReader, dtype: DType, n_centroids: int) -> Words:
+    """Read what ``write_even`` wrote.
+
+    Raises
+    ------
+    CorruptError
+        The step is no positive finite number, or too small or large for distinct values (CBK-04), or more
+        values than there are are negative (TAB-01).
+    """
+    step = np.uint32(reader.raw(32)).view(np.float32)
+    n_negative = reader.number(_KIND_COUNT, n_centroids)
+    if np.isfinite(step) and step > 0:
+        values = even_values(dtype, step, n_negative, n_centroids)
+        if np.unique(values).size == n_centroids:
+            return values
+    raise CorruptError(f"step {step} between codebook values", rule="CBK-04")
 
 
 def write_codebook(writer: SideWriter, dtype: DType, values: Words) -> None:
@@ -69,7 +137,7 @@ def write_codebook(writer: SideWriter, dtype: DType, values: Words) -> None:
     between neighbours, after dropping the low bits that are zero in all of them: float16 or fixed-point
     values in a float32 codebook cost only the bits they use.
     """
-    negative, magnitudes = _sort_keys(dtype, values)
+    negative, magnitudes = sort_keys(dtype, values)
     n_negative = int(np.count_nonzero(negative))
     ordered = np.concatenate([magnitudes[:n_negative][::-1], magnitudes[n_negative:]])
     together = int(np.bitwise_or.reduce(ordered)) if ordered.size else 0

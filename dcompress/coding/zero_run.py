@@ -174,7 +174,9 @@ class _RunCoder(SharedCoder):
     def _run_kernel(self, kernel: ModuleType, *arguments: Any) -> int:
         """Call the kernel that decodes this coder's entries; return its status."""
 
-    def decode_labels(self, chunk: memoryview, n_words: int, kernel: ModuleType) -> NDArray[Any]:
+    def decode_labels(
+        self, chunk: memoryview, n_words: int, kernel: ModuleType, first_word: int = 0
+    ) -> NDArray[Any]:
         """Return the labels of a chunk, 0 = pruned; raise CorruptError as ``decode_chunk`` does."""
         labels = np.zeros(n_words, np.uint16)
         self._decode(chunk, np.arange(self.codebook.n_labels, dtype=np.uint16), 0, labels, kernel)
@@ -248,7 +250,7 @@ class ZeroRun(_RunCoder):
             raise CorruptError("zero-run symbols take no bits", rule="RUN-04")
         return coder
 
-    def encode_chunk(self, symbols: NDArray[Any]) -> bytes:
+    def encode_chunk(self, symbols: NDArray[Any], first_word: int = 0) -> bytes:
         """Return the coded chunk."""
         entries = _entries(symbols, self.n_buckets, self.raw_bits)
         n_columns = self.codebook.n_labels - 1
@@ -341,7 +343,7 @@ class SplitRun(_RunCoder):
             raise CorruptError("zero-run pairs take no bits", rule="RUN-04")
         return coder
 
-    def encode_chunk(self, symbols: NDArray[Any]) -> bytes:
+    def encode_chunk(self, symbols: NDArray[Any], first_word: int = 0) -> bytes:
         """Return the coded chunk."""
         entries = _entries(symbols, self.n_buckets, self.raw_bits)
         label_bits = self.label_code.bits[entries.labels]

@@ -10,12 +10,14 @@ import struct
 
 from dcompress.checksum import checksum
 from dcompress.constants import (
+    CODER_CONTEXT,
     CODER_NAMES,
     CODER_RAW,
     DTYPE_BY_CODE,
     KNOWN_FEATURES,
     MAJOR_VERSION,
     MAX_LABELS,
+    MAX_TABLE_SET_BYTES,
     PREAMBLE_BYTES,
     RUN_CODERS,
     SHARED_CODERS,
@@ -127,11 +129,25 @@ def read_directory(head: bytes | memoryview, limits: DecodeLimits) -> Directory:
     if checksum(sealed) != stored:
         raise ChecksumError("the header does not match its checksum", rule="FRM-05", offset=16)
     cursor = Cursor(memoryview(head)[PREAMBLE_BYTES:head_bytes], PREAMBLE_BYTES)
-    tensors, at = _read_tensors(cursor, head_bytes, limits)
+    table_sets, at = _read_table_sets(cursor, head_bytes)
+    tensors, at = _read_tensors(cursor, at, limits)
     metadata = _read_metadata(cursor, limits)
     sections, at = _read_sections(cursor, at)
     cursor.finish("DIR-01")
-    return Directory((head[8], head[9]), tensors, metadata, sections, head_bytes, at)
+    return Directory((head[8], head[9]), tensors, metadata, table_sets, sections, head_bytes, at)
+
+
+def _read_table_sets(cursor: Cursor, at: int) -> tuple[tuple[ChunkRecord, ...], int]:
+    """Read where the table sets are; return that and where the first chunk stands."""
+    table_sets = []
+    for _ in range(cursor.varint(cursor.remaining)):
+        offset = cursor.offset
+        size = cursor.varint()
+        if size > MAX_TABLE_SET_BYTES:
+            raise CorruptError(f"table set of {size} bytes", rule="DIR-14", offset=offset)
+        table_sets.append(ChunkRecord(at, size, cursor.u32()))
+        at += size
+    return tuple(table_sets), at
 
 
 def _read_tensors(cursor: Cursor, at: int, limits: DecodeLimits) -> tuple[dict[str, TensorRecord], int]:
@@ -204,7 +220,8 @@ def _read_tensor(
     chunk_shift = cursor.u8()
     n_chunks = 1
     if chunk_shift:
-        n_chunks = -(-n_words >> chunk_shift)
+        n_units = n_words if coder != CODER_CONTEXT else shape[0] if len(shape) > 1 else 1
+        n_chunks = -(-n_units >> chunk_shift)
         if not 2 <= chunk_shift <= _MAX_CHUNK_SHIFT or n_chunks < 2:
             raise CorruptError(f"chunk shift {chunk_shift}", rule="DIR-09", offset=cursor.offset - 1)
         if n_chunks * _CHUNK_RECORD_BYTES > cursor.remaining:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dcompress.constants import CODER_NAMES, DType
+from dcompress.constants import CODER_CONTEXT, CODER_NAMES, DType
 
 __all__ = ["ChunkRecord", "Directory", "SectionRecord", "TensorRecord"]
 
@@ -48,7 +48,8 @@ class TensorRecord:
     n_kept : int
         Words that are not pruned; all of them unless a run coder says otherwise.
     chunk_shift : int
-        Each chunk but the last holds ``2 ** chunk_shift`` words; 0 = one chunk holds all.
+        Each chunk but the last holds ``2 ** chunk_shift`` units: rows of a context-coded tensor, words of
+        any other; 0 = one chunk holds all.
     chunks : tuple of ChunkRecord
         In order; empty if the tensor has no words.
     digest : int
@@ -88,12 +89,19 @@ class TensorRecord:
         """Name of the coder."""
         return CODER_NAMES[self.coder]
 
+    @property
+    def unit_words(self) -> int:
+        """Words of a unit that no chunk cuts apart."""
+        if self.coder != CODER_CONTEXT:
+            return 1
+        return self.n_words // self.shape[0] if len(self.shape) > 1 else self.n_words
+
     def chunk_words(self, number: int) -> tuple[int, int]:
         """Return the first word of a chunk and the word after its last."""
         if self.chunk_shift == 0:
             return 0, self.n_words
-        first = number << self.chunk_shift
-        return first, min(self.n_words, first + (1 << self.chunk_shift))
+        size = self.unit_words << self.chunk_shift
+        return number * size, min(self.n_words, (number + 1) * size)
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,8 @@ class Directory:
         In state-dict order.
     metadata : dict of str to str
         Free string metadata.
+    table_sets : tuple of ChunkRecord
+        Where the table sets are.
     sections : tuple of SectionRecord
         Ancillary sections, known or not.
     head_bytes : int
@@ -119,6 +129,7 @@ class Directory:
     version: tuple[int, int]
     tensors: dict[str, TensorRecord]
     metadata: dict[str, str]
+    table_sets: tuple[ChunkRecord, ...]
     sections: tuple[SectionRecord, ...]
     head_bytes: int
     frame_bytes: int

@@ -57,9 +57,12 @@ class Section:
 
 
 def write_head(
-    tensors: Mapping[str, CodedTensor | str], metadata: Mapping[str, str], sections: Sequence[Section]
+    tensors: Mapping[str, CodedTensor | str],
+    metadata: Mapping[str, str],
+    sections: Sequence[Section],
+    table_sets: Sequence[bytes] = (),
 ) -> bytes:
-    """Return preamble and directory; the chunks, then the sections, follow in the same order.
+    """Return preamble and directory; table sets, chunks and sections follow, each in the same order.
 
     Parameters
     ----------
@@ -69,8 +72,14 @@ def write_head(
         Free string metadata.
     sections : sequence of Section
         Ancillary sections.
+    table_sets : sequence of bytes
+        What context-coded tensors share.
     """
     out = bytearray()
+    write_varint(out, len(table_sets))
+    for table_set in table_sets:
+        write_varint(out, len(table_set))
+        out += checksum(table_set).to_bytes(4, "little")
     write_varint(out, len(tensors))
     numbers = {name: number for number, name in enumerate(tensors)}
     previous = b""

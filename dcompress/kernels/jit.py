@@ -7,8 +7,17 @@ careful loop finishes each lane. So no stream, however hostile, reads or writes 
 
 from __future__ import annotations
 
+from dcompress.kernels.jit_context import decode_contexts
+from dcompress.kernels.jit_modelling import context_costs, context_counts, encode_contexts
 from dcompress.kernels.jit_runs import decode_runs, decode_split_runs, run_table
-from dcompress.kernels.jit_symbols import decode_symbols, read_lengths, symbol_table, unpack_fixed
+from dcompress.kernels.jit_symbols import (
+    decode_symbols,
+    read_classes,
+    read_lengths,
+    symbol_table,
+    unpack_fixed,
+)
+from dcompress.kernels.jit_trellis import find_path, walk
 from dcompress.kernels.jit_words import (
     gather,
     gather_blocks,
@@ -20,18 +29,25 @@ from dcompress.kernels.jit_words import (
 )
 
 __all__ = [
+    "context_costs",
+    "context_counts",
+    "decode_contexts",
     "decode_runs",
     "decode_split_runs",
     "decode_symbols",
+    "encode_contexts",
+    "find_path",
     "gather",
     "gather_blocks",
     "join_planes",
     "label_words",
     "pack_bits",
     "partial_checksum",
+    "read_classes",
     "read_lengths",
     "run_table",
     "symbol_table",
     "unpack_fixed",
+    "walk",
     "zero_runs",
 ]

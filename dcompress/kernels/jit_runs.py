@@ -7,7 +7,7 @@ from numba import njit
 
 from dcompress.kernels.jit_symbols import TABLE_BITS, lane_status, load_be64, window_at
 from dcompress.kernels.jit_words import partial_checksum, weighted
-from dcompress.kernels.reference import OK, OVERRUN, SHORT
+from dcompress.kernels.status import OK, OVERRUN, SHORT
 
 U64 = np.uint64
 _RUN_HEAD = 5  # numbers before the entries of a run table

@@ -10,8 +10,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from dcompress.kernels.reference import OK, PADDING, SHORT, SURPLUS
-from dcompress.kernels.side import ILLEGAL, SIDE_CEILING, SIDE_FLOOR, SIDE_SHIFTS, neighbours
+from dcompress.kernels.side import SIDE_CEILING, SIDE_FLOOR, SIDE_SHIFTS, neighbours
+from dcompress.kernels.status import ILLEGAL, OK, PADDING, SHORT, SURPLUS
 
 U64 = np.uint64
 TABLE_BITS = 12  # smallest multi-symbol table: wide enough for several short codes at once
@@ -128,6 +128,21 @@ def read_lengths(data, registers, chances, seen, n_columns, lengths):
             return ILLEGAL
         done[at] = length
         lengths[at] = length
+    return OK
+
+
+@njit(cache=True, nogil=True)
+def read_classes(data, registers, chances, seen, numbers):
+    """Read numbers in unary, each under the set of contexts that the one before picks."""
+    last = 0
+    for at in range(numbers.size):
+        value = 0
+        while _side_bit(data, registers, chances, seen, 16 * last + min(value, 15)):
+            value += 1
+            if value > 63:
+                return ILLEGAL
+        numbers[at] = value
+        last = min(value, 3)
     return OK
 
 

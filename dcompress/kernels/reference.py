@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dcompress.kernels.side import OK, read_lengths
+from dcompress.kernels.reference_context import (
+    context_costs,
+    context_counts,
+    decode_contexts,
+    encode_contexts,
+)
+from dcompress.kernels.side import read_classes, read_lengths
+from dcompress.kernels.status import OK, OVERRUN, PADDING, SHORT, SURPLUS
+from dcompress.kernels.trellis import find_path, walk
 
 __all__ = [
     "OK",
@@ -23,31 +31,32 @@ __all__ = [
     "SURPLUS",
     "RunTable",
     "SymbolTable",
+    "context_costs",
+    "context_counts",
+    "decode_contexts",
     "decode_runs",
     "decode_split_runs",
     "decode_symbols",
+    "encode_contexts",
+    "find_path",
     "gather",
     "gather_blocks",
     "join_planes",
     "label_words",
     "pack_bits",
     "partial_checksum",
+    "read_classes",
     "read_lengths",
     "run_table",
     "symbol_table",
     "unpack_fixed",
+    "walk",
     "zero_runs",
 ]
 
 U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]
 Unsigned = NDArray[np.unsignedinteger[Any]]
-
-# What a decoding kernel returns, beside OK.
-SHORT = 1  # a lane needs more bits than it has
-SURPLUS = 2  # a lane has whole bytes left over
-PADDING = 3  # the bits that fill the last byte are not zero
-OVERRUN = 4  # a zero run passes the end, or lanes do not meet
 
 _KEY_BLOCK = 1 << 20
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ILLEGAL", "OK", "SIDE_CEILING", "SIDE_FLOOR", "SIDE_SHIFTS", "neighbours", "read_lengths"]
+from dcompress.kernels.status import ILLEGAL, OK
+
+__all__ = ["SIDE_CEILING", "SIDE_FLOOR", "SIDE_SHIFTS", "neighbours", "read_classes", "read_lengths"]
 
 U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]
-
-OK = 0
-ILLEGAL = 5  # a code length out of range
 
 # The side coder: how far a chance (of a 0, in 1/4096) moves after the n-th bit in its context, and its
 # bounds, so that no bit is ever held for impossible.
@@ -22,11 +21,12 @@ SIDE_FLOOR = 32
 SIDE_CEILING = 4096 - SIDE_FLOOR
 
 
-def read_lengths(data: U8, registers: I64, chances: I64, seen: I64, n_columns: int, lengths: U8) -> int:
-    """Read code lengths from adaptively coded bytes (spec 11.4); return OK or ILLEGAL.
+def _bit_reader(
+    data: U8, registers: I64, chances: I64, seen: I64
+) -> tuple[Callable[[int], int], Callable[[], None]]:
+    """Return a function that reads a bit under a context, and one that brings the arrays up to date.
 
-    ``registers`` are range, code and next byte of the side coder; ``chances`` and ``seen`` its 32 contexts of
-    code lengths. All are brought up to date. Rows of ``n_columns`` lengths belong together.
+    ``registers`` are range, code and next byte of the side coder; ``chances`` and ``seen`` its contexts.
     """
     stored = data.tobytes()
     size = len(stored)
@@ -56,6 +56,40 @@ def read_lengths(data: U8, registers: I64, chances: I64, seen: I64, n_columns: i
             place += 1
         return value
 
+    def keep() -> None:
+        registers[:] = span, code, place
+        chances[:] = odds
+        seen[:] = counts
+
+    return bit, keep
+
+
+def read_classes(data: U8, registers: I64, chances: I64, seen: I64, numbers: I64) -> int:
+    """Read numbers in unary, each under the set of contexts that the one before picks (spec 11).
+
+    ``chances`` and ``seen`` are four sets of 16. Returns OK, or ILLEGAL if a number exceeds 63.
+    """
+    bit, keep = _bit_reader(data, registers, chances, seen)
+    last = 0
+    for at in range(numbers.size):
+        value = 0
+        while bit(16 * last + min(value, 15)):
+            value += 1
+            if value > 63:
+                return ILLEGAL
+        numbers[at] = value
+        last = min(value, 3)
+    keep()
+    return OK
+
+
+def read_lengths(data: U8, registers: I64, chances: I64, seen: I64, n_columns: int, lengths: U8) -> int:
+    """Read code lengths from adaptively coded bytes (spec 11.4); return OK or ILLEGAL.
+
+    ``registers``, ``chances`` and ``seen`` are as in `_bit_reader`, with the 32 contexts of code lengths.
+    Rows of ``n_columns`` lengths belong together.
+    """
+    bit, keep = _bit_reader(data, registers, chances, seen)
     done: list[int] = []
     for at in range(lengths.size):
         used, guess = neighbours(done, at, n_columns)
@@ -74,9 +108,7 @@ def read_lengths(data: U8, registers: I64, chances: I64, seen: I64, n_columns: i
             return ILLEGAL
         done.append(length)
     lengths[:] = done
-    registers[:] = span, code, place
-    chances[:] = odds
-    seen[:] = counts
+    keep()
     return OK
 
 

@@ -18,22 +18,38 @@ LAYERS = (
     {"errors", "constants", "limits"},
     # What everything else is made of.
     {"decibels", "stages", "cursor", "threads", "source"}
-    | {"kernels", "kernels.reference", "kernels.side"}
-    | {"kernels.jit", "kernels.jit_runs", "kernels.jit_symbols", "kernels.jit_words"},
+    | {"kernels", "kernels.status", "kernels.reference", "kernels.reference_context"}
+    | {"kernels.side", "kernels.trellis", "kernels.jit"}
+    | {f"kernels.jit_{name}" for name in ("context", "modelling", "runs", "symbols", "trellis", "words")},
     # Stage 3 and the container: they know nothing of each other.
     {"checksum", "values"}
     | {"coding"}
     | {
         f"coding.{name}"
-        for name in ("base", "huffman", "labels", "lanes", "plain", "range_coder", "tables", "zero_run")
+        for name in (
+            "base",
+            "classes",
+            "context",
+            "huffman",
+            "labels",
+            "lanes",
+            "plain",
+            "range_coder",
+            "symbols",
+            "table_set",
+            "tables",
+            "zero_run",
+        )
     }
     | {"container", "container.reader", "container.records", "container.writer"},
     # Frames in; policy, stages 1 and 2; model files of other kinds.
-    {"decode", "inspection"}
-    | {"recipe", "presets", "settings", "floats", "prune", "kmeans", "share", "compression", "choice"}
+    {"decode", "jobs", "inspection"}
+    | {"recipe", "rules", "presets", "settings", "solve", "targets"}
+    | {"floats", "prune", "kmeans", "share", "prices", "rate", "rate_groups", "compression", "choice"}
+    | {"grid", "clusters", "modelling", "packing"}
     | {"atomic", "safetensors_file", "npz_file", "torch_file", "checkpoint", "model_file"},
     # Frames out; open files.
-    {"encode", "frame_file", "handle", "lazy"},
+    {"encode", "search", "curve", "frame_file", "handle", "lazy"},
     # Faces.
     {"numpy", "torch", "report", "compare", "cli", "__init__", "__main__"},
 )
@@ -41,28 +57,48 @@ LAYERS = (
 _CODERS = {"coding.base", "coding.huffman", "coding.lanes", "coding.range_coder", "coding.tables"}
 SIBLINGS = {
     "kernels": {"kernels.reference", "kernels.jit"},
-    "kernels.reference": {"kernels.side"},
-    "kernels.jit": {"kernels.jit_runs", "kernels.jit_symbols", "kernels.jit_words"},
-    "kernels.jit_symbols": {"kernels.reference", "kernels.side"},
-    "kernels.jit_runs": {"kernels.jit_symbols", "kernels.jit_words", "kernels.reference"},
-    "coding": {"coding.base", "coding.labels", "coding.plain", "coding.zero_run"},
+    "kernels.reference": {"kernels.reference_context", "kernels.side", "kernels.status", "kernels.trellis"},
+    "kernels.reference_context": {"kernels.status"},
+    "kernels.side": {"kernels.status"},
+    "kernels.jit": {
+        f"kernels.jit_{name}" for name in ("context", "modelling", "runs", "symbols", "trellis", "words")
+    },
+    "kernels.jit_context": {"kernels.reference_context", "kernels.status"},
+    "kernels.jit_modelling": {"kernels.reference_context"},
+    "kernels.jit_trellis": {"kernels.trellis"},
+    "kernels.jit_symbols": {"kernels.reference", "kernels.side", "kernels.status"},
+    "kernels.jit_runs": {"kernels.jit_symbols", "kernels.jit_words", "kernels.reference", "kernels.status"},
+    "coding": {f"coding.{name}" for name in ("base", "context", "labels", "plain", "table_set", "zero_run")},
     "coding.tables": {"coding.huffman", "coding.range_coder"},
     "coding.base": {"coding.range_coder", "coding.tables"},
+    "coding.table_set": {"coding.range_coder", "coding.symbols"},
+    "coding.classes": {"coding.range_coder", "coding.symbols"},
+    "coding.context": {"coding.base", "coding.classes", "coding.range_coder"}
+    | {"coding.symbols", "coding.table_set"},
     "coding.labels": _CODERS,
     "coding.plain": _CODERS,
     "coding.zero_run": _CODERS,
     "container.reader": {"checksum", "container.records"},
     "container.writer": {"checksum"},
+    "decode": {"jobs"},
     "inspection": {"decode"},
-    "recipe": {"presets", "settings"},
+    "rules": {"settings"},
+    "targets": {"settings"},
+    "recipe": {"presets", "rules", "settings"},
     "prune": {"floats"},
     "kmeans": {"floats"},
     "share": {"floats", "kmeans", "prune"},
-    "compression": {"floats", "prune", "recipe", "share"},
+    "modelling": {"clusters", "grid", "prices"},
+    "packing": {"choice", "grid", "modelling", "settings"},
+    "rate": {"floats", "modelling", "prices"},
+    "rate_groups": {"floats", "grid", "rate", "rules", "settings"},
+    "compression": {"floats", "prune", "rate_groups", "recipe", "settings", "share"},
     "npz_file": {"safetensors_file"},
     "torch_file": {"checkpoint", "npz_file", "safetensors_file"},
     "model_file": {"atomic", "npz_file", "safetensors_file", "torch_file"},
-    "frame_file": {"encode"},
+    "search": {"encode"},
+    "curve": {"search"},
+    "frame_file": {"encode", "search"},
     "__init__": {"torch"},
     "__main__": {"cli"},
     "cli": {"__init__", "cli", "compare", "report"},
@@ -73,19 +109,25 @@ OUTSIDERS = {
     "torch": {"checkpoint", "torch_file", "torch"},
     "sklearn": {"share", "kmeans"},
     "threadpoolctl": {"kmeans"},
-    "numba": {"kernels.jit_runs", "kernels.jit_symbols", "kernels.jit_words"},
+    "numba": {
+        f"kernels.jit_{name}" for name in ("context", "modelling", "runs", "symbols", "trellis", "words")
+    },
     "llvmlite": {"kernels.jit_symbols"},
     "click": {"cli"},
     "rich": {"cli"},
+    "matplotlib": {"cli"},
     "tomli": {"recipe"},
 }
-ONLY_WITHIN_FUNCTIONS = {"sklearn", "threadpoolctl", "rich"}
-WITHOUT_NUMPY = LAYERS[0] | {"recipe", "presets", "settings", "cursor", "threads", "atomic"}
+ONLY_WITHIN_FUNCTIONS = {"sklearn", "threadpoolctl", "rich", "matplotlib"}
+WITHOUT_NUMPY = LAYERS[0] | {
+    *("recipe", "rules", "presets", "settings", "solve", "targets", "cursor", "threads", "atomic")
+}
 
 # What a device needs to decode: NumPy alone, whatever a function may import when it is called.
 DEVICE_SET = (
     {"errors", "constants", "limits", "decibels", "stages", "cursor", "threads", "source", "checksum"}
-    | {"kernels", "kernels.reference", "kernels.side", "decode", "inspection", "handle"}
+    | {"kernels", "kernels.status", "kernels.reference", "kernels.reference_context"}
+    | {"kernels.side", "kernels.trellis", "decode", "jobs", "inspection", "handle"}
     | {name for name in LAYERS[2] if name.startswith(("coding", "container"))}
 )
 

@@ -5,26 +5,44 @@ import re
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dcompress import constants, limits
 from dcompress.checksum import checksum, fold, partial_sum
 from dcompress.choice import table_bytes
-from dcompress.coding import Codebook, FixedWidth, Labels, Planes, Raw, SharedCoder, SplitRun, ZeroRun
+from dcompress.coding import (
+    Codebook,
+    Context,
+    FixedWidth,
+    Labels,
+    Planes,
+    Raw,
+    SharedCoder,
+    SplitRun,
+    ZeroRun,
+)
+from dcompress.coding.classes import CLASSES_PER_BYTE, lanes_of
+from dcompress.coding.context import MAX_ROW_WORDS
 from dcompress.coding.huffman import HuffmanCode
-from dcompress.coding.tables import ascending_order
+from dcompress.coding.symbols import BUCKET_BASES, N_SYMBOLS, SYMBOL_RAW_BITS
+from dcompress.coding.tables import ascending_order, even_values
 from dcompress.coding.zero_run import RunStatistics
 from dcompress.constants import DTYPES, RUN_CODERS
 from dcompress.container.writer import CodedTensor, Section, write_head
 from dcompress.decode import open_frame
 from dcompress.errors import DecodeError
+from dcompress.kernels.trellis import STATES, transitions
 from dcompress.limits import DecodeLimits
 from dcompress.stages import SharedTensor, word_dtype
+from tests.contexts import contexts, random_context
 
 ROOT = Path(__file__).parents[2]
 SPEC = (ROOT / "spec" / "dcz-1.md").read_text(encoding="utf-8")
@@ -149,6 +167,9 @@ def test_limits_match():
     assert number(rows["DIR-08"][3]) == constants.MAX_LABELS
     assert number(rows["HUF-01"][3]) == constants.MAX_ALPHABET
     assert number(rows["HUF-03"][3]) == constants.MAX_CODE_LENGTH
+    assert number(rows["DIR-14"][3]) == constants.MAX_TABLE_SET_BYTES
+    assert number(rows["CTX-01"][3]) == MAX_ROW_WORDS
+    assert f"{CLASSES_PER_BYTE} times" in rows["CTX-08"][1]
 
 
 def test_adaptation_table_matches(pseudo):
@@ -174,11 +195,13 @@ def test_worked_example_decodes(pseudo):
 
 
 def code_tensor(coder, shared, shift):
-    """Return a shared tensor, coded by one coder in chunks of ``2 ** shift`` words."""
+    """Return a shared tensor, coded by one coder in chunks of ``2 ** shift`` words or rows."""
     data = shared.gather()
     step = 1 << shift if shift else data.words.size
+    if shift and isinstance(coder, Context):
+        step *= coder.geometry.row_words
     source = shared.labels if isinstance(coder, SharedCoder) else data.words
-    chunks = [coder.encode_chunk(source[first : first + step]) for first in range(0, source.size, step)]
+    chunks = [coder.encode_chunk(source[at : at + step], at) for at in range(0, source.size, step)]
     chunks[0] = table_bytes(coder) + chunks[0]
     n_labels = shared.n_labels if isinstance(coder, SharedCoder) else 0
     n_kept = int(np.count_nonzero(data.words)) if coder.number in RUN_CODERS else 0
@@ -237,11 +260,11 @@ def random_shared(rng, dtype, n_groups, n_values, stretch, has_zero):
     return SharedTensor(dtype, (n_groups, stretch), np.array(rows), labels, has_zero)
 
 
-def frame_of(*tensors):
+def frame_of(*tensors, table_sets=()):
     named = {f"layer.{number}.weight": tensor for number, tensor in enumerate(tensors)}
     section = Section(77, b"unknown")
-    head = write_head(named, {"key": "value"}, [section])
-    return head + b"".join(chunk for tensor in tensors for chunk in tensor.chunks) + section.data
+    head = write_head(named, {"key": "value"}, [section], table_sets)
+    return b"".join([head, *table_sets, *(c for tensor in tensors for c in tensor.chunks), section.data])
 
 
 def compare(pseudo, frame):
@@ -264,6 +287,91 @@ def test_pseudo_code_decodes_what_the_coders_write(pseudo, dtype):
             step = 1 << shift if shift else shared.labels.size
             coded = [code_tensor(coder, shared, shift) for coder in coders_for(shared, step)]
             compare(pseudo, frame_of(*coded))
+
+
+@settings(max_examples=60)
+@given(contexts(shape=st.lists(st.integers(1, 6), max_size=4).map(tuple), shifts=(0, 2)), st.integers(0, 2))
+def test_pseudo_code_decodes_contexts(pseudo, one, n_others):
+    shared, coder, shift = one
+    coder = replace(coder, set_number=n_others)
+    compare(
+        pseudo,
+        frame_of(
+            code_tensor(coder, shared, shift), table_sets=[b"unused"] * n_others + [coder.tables.to_bytes()]
+        ),
+    )
+
+
+@pytest.mark.parametrize("states", STATES)
+@pytest.mark.parametrize("shape", [(5, 820), (9, 3, 152), (33, 500)])
+def test_pseudo_code_decodes_lanes_of_contexts(pseudo, shape, states):
+    rng = np.random.default_rng(states)
+    shared, coder = random_context(rng, constants.DTYPE_BY_NAME["float16"], shape, 60, True, states)
+    assert pseudo.lanes_of(shape[0], shared.labels.size) == lanes_of(shape[0], shared.labels.size) > 1
+    compare(pseudo, frame_of(code_tensor(coder, shared, 0), table_sets=[coder.tables.to_bytes()]))
+
+
+def test_pseudo_code_counts_lanes_as_the_package_does(pseudo):
+    for n_rows in (1, 2, 3, 5, 7, 8, 100):
+        for n_words in (1, 4095, 4096, 16383, 16384, 65535, 65536, 10**9):
+            assert pseudo.lanes_of(n_rows, n_words) == lanes_of(n_rows, n_words)
+
+
+def test_trellises_match(pseudo):
+    rows = table("**Trellis.**")
+    assert [number(row[1].split(":")[0]) for row in rows] == [max(1, states) for states in STATES]
+    assert tuple((number(row[2]), number(row[3])) for row in rows) == pseudo.TRELLISES
+    for place, states in enumerate(STATES):
+        for state in range(max(1, states)):
+            found = [pseudo.next_state(place, state, parity) for parity in range(2)]
+            assert found == transitions(states)[state].tolist()
+
+
+def test_symbols_match(pseudo):
+    for symbol in range(N_SYMBOLS):
+        n_bits, smallest = pseudo.bucket_of(symbol)
+        assert (n_bits, smallest) == (SYMBOL_RAW_BITS[symbol], BUCKET_BASES[(symbol + 1) // 2])
+
+
+@given(st.integers(1, 0x7F7FFFFF), st.integers(-4095, 4095).filter(bool))
+def test_pseudo_code_rounds_as_ieee_does(pseudo, bits, multiple):
+    step = np.uint32(bits).view(np.float32)
+    for name, code in (("float16", 10), ("bfloat16", 11), ("float32", 12)):
+        n_negative, n_values = (-multiple, -multiple) if multiple < 0 else (0, multiple)
+        words = even_values(constants.DTYPE_BY_NAME[name], step, n_negative, n_values)
+        assert pseudo.even_value(bits, multiple, code) == words[0 if multiple < 0 else -1]
+
+
+@pytest.mark.parametrize("states", [0, 8])
+def test_pseudo_code_refuses_contexts_that_the_package_refuses(pseudo, states):
+    """Tables, streams and table sets are damaged behind their checksums."""
+    rng = np.random.default_rng(states)
+    refused = set()
+    for turn in range(200):
+        dtype = constants.DTYPE_BY_NAME[("float16", "int8", "float64")[turn % 3]]
+        has_zero = turn % 2 == 0
+        n_labels = (3, 9, 40)[turn % 3]
+        shared, coder = random_context(rng, dtype, (6, 5, 2), n_labels, has_zero, states, 2, most_tables=3)
+        coded = code_tensor(coder, shared, 2)
+        parts = [*coded.chunks, coder.tables.to_bytes()]
+        victim = rng.choice(3, p=(0.6, 0.2, 0.2))
+        part = bytearray(parts[victim])
+        if part and rng.random() < 0.8:
+            part[rng.integers(min(len(part), 20))] ^= 1 << rng.integers(8)
+        if part and rng.random() < 0.2:
+            del part[rng.integers(len(part))]
+        if rng.random() < 0.2:
+            part += rng.bytes(2)
+        parts[victim] = bytes(part)
+        frame = frame_of(CodedTensor(**{**vars(coded), "chunks": tuple(parts[:2])}), table_sets=parts[2:])
+        try:
+            compare(pseudo, frame)
+        except Breach as breach:
+            refused.add(str(breach))
+            with pytest.raises(DecodeError), open_frame(frame) as reader:
+                reader.read_all()
+    assert len(refused) > 8, refused
+    assert "CHK-01" not in refused
 
 
 def test_pseudo_code_decodes_lanes(pseudo):
@@ -295,11 +403,16 @@ def test_pseudo_code_refuses_what_the_package_refuses(pseudo):
     assert "CHK-01" not in refused
 
 
-def test_annotation_names_every_bit_once():
+def test_annotation_names_every_bit_once(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     annotate = runpy.run_path(str(ROOT / "tools" / "annotate.py"))["annotate"]
-    shared = random_shared(np.random.default_rng(2), constants.DTYPE_BY_NAME["bfloat16"], 1, 3, 1100, True)
-    for coder in coders_for(shared, 1100):
-        frame = frame_of(code_tensor(coder, shared, 0))
+    dtype = constants.DTYPE_BY_NAME["bfloat16"]
+    shared = random_shared(np.random.default_rng(2), dtype, 1, 3, 1100, True)
+    frames = [frame_of(code_tensor(coder, shared, 0)) for coder in coders_for(shared, 1100)]
+    for shift, has_zero in ((0, True), (2, False)):
+        shared, coder = random_context(np.random.default_rng(3), dtype, (9, 5, 2), 30, has_zero, 4, shift)
+        frames.append(frame_of(code_tensor(coder, shared, shift), table_sets=[coder.tables.to_bytes()]))
+    for frame in frames:
         at = 0
         for byte, bit, size, unit in re.findall(
             r"^\| (\d+)\+(\d) \| (\d+) ([Bb]) ", annotate(frame), re.MULTILINE

@@ -35,7 +35,8 @@ def after_command(*args):
 @pytest.fixture(scope="module")
 def frame(tmp_path_factory):
     path = tmp_path_factory.mktemp("startup") / "lenet.dcz"
-    path.write_bytes(encode_checkpoint(read_checkpoint(LENET), Recipe("paper")).to_bytes())
+    # A low effort, and so no coder for which the compiled kernels are worth the wait.
+    path.write_bytes(encode_checkpoint(read_checkpoint(LENET), Recipe("paper"), effort=1).to_bytes())
     return path
 
 
@@ -43,7 +44,7 @@ def test_import():
     assert loaded_after("import dcompress") == []
 
 
-@pytest.mark.parametrize("command", ["", "encode", "decode", "info", "verify", "compare"])
+@pytest.mark.parametrize("command", ["", "encode", "decode", "info", "verify", "compare", "tune"])
 def test_help(command):
     assert after_command(*command.split(), "--help") == ["click"]
 

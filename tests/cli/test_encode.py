@@ -63,7 +63,8 @@ def test_json_says_the_same(dcz, folder):
     assert weight["sqnr_db"] > 15
     assert (bias["exact"], bias["sqnr_db"], bias["centroids"]) == (True, None, None)
     stored = sum(tensor["stored_bytes"] for tensor in report["tensors"])
-    assert report["file_bytes"] == stored + report["head_bytes"] + sum(report["sections"].values())
+    rest = report["head_bytes"] + report["table_bytes"] + sum(report["sections"].values())
+    assert report["file_bytes"] == stored + rest
 
 
 def test_dry_run_shows_the_plan_and_writes_nothing(dcz, folder, listing):

@@ -11,7 +11,7 @@ from dcompress.constants import SECTION_RECEIPT
 from dcompress.container.writer import Section, write_head
 from dcompress.encode import encode_tensor
 from dcompress.numpy import data_from_array
-from dcompress.recipe import PruneRule, Recipe, ShareRule, TensorRecipe
+from dcompress.recipe import PruneRule, RateRule, Recipe, ShareRule, TensorRecipe
 from dcompress.report import describe_plan
 
 
@@ -26,6 +26,9 @@ from dcompress.report import describe_plan
         (TensorRecipe(share=ShareRule("uniform", 16, groups=4)), "uniform 16 in 4 groups"),
         (TensorRecipe(share=ShareRule("given", codebook=(0.5, 1.0))), "codebook of 2"),
         (TensorRecipe(share=ShareRule("fixed_point", integer_bits=1)), "fixed point 1.7"),
+        (TensorRecipe(share=RateRule(0.0123)), "rate step 0.0123"),
+        (TensorRecipe(share=RateRule(0.0123, 0.2, 4)), "rate step 0.0123 slope 0.2 states 4"),
+        (TensorRecipe(PruneRule(0.5), RateRule(0.5, fine=True)), "prune 50 %, rate step <= 0.5"),
     ],
 )
 def test_plans_in_words(recipe, words):
@@ -35,6 +38,7 @@ def test_plans_in_words(recipe, words):
 def test_recipes_in_one_line():
     recipe = Recipe.from_options("paper", ["a\n*:bits=3"], ["b*", "c*"], sparsity=0.5)
     assert describe_recipe(recipe.to_dict()) == r"paper; sparsity 0.5; set a\n*:bits=3; exclude b* c*"
+    assert describe_recipe(Recipe(step=0.0123, states=8).to_dict()) == "balanced; step 0.0123; states 8"
 
 
 def test_recipes_of_strangers_do_no_harm():

@@ -21,13 +21,14 @@ MODELS = sorted(
 
 
 @pytest.mark.filterwarnings("ignore::dcompress.DcompressWarning")
+@pytest.mark.parametrize("effort", [1, 6, 9])
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
-def test_decoding_gives_what_compression_made(path, preset, monkeypatch):
+def test_decoding_gives_what_compression_made(path, preset, effort, monkeypatch):
     checkpoint = read_checkpoint(path)
-    frame = encode_checkpoint(checkpoint, Recipe(preset)).to_bytes()
-    assert encode_checkpoint(checkpoint, Recipe(preset), threads=2).to_bytes() == frame
-    compressed = compress_checkpoint(checkpoint, Recipe(preset))
+    frame = encode_checkpoint(checkpoint, Recipe(preset), effort=effort).to_bytes()
+    assert encode_checkpoint(checkpoint, Recipe(preset), effort=effort, threads=2).to_bytes() == frame
+    compressed = compress_checkpoint(checkpoint, Recipe(preset), effort=effort)
     for kernels, threads in [("numpy", 1), ("numpy", 2), ("numba", 1), ("numba", 2)]:
         monkeypatch.setenv("DCOMPRESS_KERNELS", kernels)
         decoded = open_frame(frame, threads=threads).read_all()

@@ -5,6 +5,9 @@ All is Python integers, lists and bit strings. What it finds in a frame must be 
 
 from __future__ import annotations
 
+import struct
+from functools import cache
+
 import numpy as np
 import pytest
 from bitarray import bitarray
@@ -12,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcompress import constants as c
+from dcompress.choice import table_bytes
 from dcompress.coding import Codebook, FixedWidth, Labels, Planes, Raw, SplitRun, ZeroRun
 from dcompress.coding.huffman import HuffmanCode
+from dcompress.coding.tables import even_values
 from dcompress.coding.zero_run import RunStatistics
 from dcompress.container.writer import Section
 from dcompress.decode import open_frame
@@ -21,6 +26,7 @@ from dcompress.encode import encode_checkpoint
 from dcompress.recipe import Recipe
 from dcompress.stages import Checkpoint, SharedTensor, TensorData
 from tests.checks import coded, frame_of, read_everything
+from tests.contexts import contexts, random_context
 from tests.properties.test_frames import small_model
 from tests.strategies import random_codebook, random_words, shared_tensors, tensors
 
@@ -146,7 +152,65 @@ class Side:
         """Return the values of each group by label."""
         n_groups = self.number("groups") + 1
         zero = [0] * self.raw(1)
+        if dtype.name in EVEN and n_groups == 1 and zero and n_labels > 1 and self.raw(1):
+            return [zero + self.even_row(dtype, n_labels - 1)], True
         return [zero + self.codebook_row(dtype, n_labels - len(zero)) for _ in range(n_groups)], bool(zero)
+
+    def even_row(self, dtype, n_values):
+        """Return the multiples of a step, rounded twice."""
+        step = struct.unpack(">f", self.raw(32).to_bytes(4, "big"))[0]
+        n_negative = self.number("count")
+        values = [
+            (place if place < 0 else place + 1) * step for place in range(-n_negative, n_values - n_negative)
+        ]
+        return [rounded(dtype, value) for value in values]
+
+    def unary(self, *context, n_contexts):
+        value = 0
+        while self.bit(*context, min(value, n_contexts - 1)):
+            value += 1
+        return value
+
+    def classes(self, kind, count):
+        """Return classes; None is a dead one."""
+        classes, last = [], 0
+        for _ in range(count):
+            last = self.unary("class", kind, min(last, 3), n_contexts=16)
+            classes.append(None if last == 0 else unfold(last - 1))
+        return classes
+
+    def table_set(self):
+        """Return tables of frequencies, which of them serves which context, and the number of classes."""
+        precision, n_quantisers = 10 + self.number("size"), 1 + self.number("size")
+        n_classes, n_tables = 1 + self.number("size"), 1 + self.number("size")
+        tables = []
+        for _ in range(n_tables):
+            parent = self.number("parent")
+            expected = tables[-parent] if parent else []
+            largest = len(expected) // 2 + unfold(self.number("extent"))
+            lengths, step = [], 0
+            for symbol in range(2 * largest + 1):
+                near = lengths[symbol - 2] if symbol > 2 else 24
+                near = expected[symbol] if symbol < len(expected) else near
+                settled = min(abs(step), 2)
+                step = self.unary("length", settled, n_contexts=15)
+                step = -step if step and self.bit("sign", settled) else step
+                lengths.append(near + step)
+            tables.append(lengths)
+        choice = {}
+        for quantiser in range(n_quantisers):
+            corner = 0
+            for left in range(4):
+                for far in range(-3 if left else 0, 4):
+                    table = corner
+                    for number in range(n_classes):
+                        table += unfold(self.unary("table", number == 0, n_contexts=16))
+                        corner = corner if number else table
+                        choice[quantiser, number, left, far] = table, 1
+                        if left or far:
+                            choice[quantiser, number, -left, -far] = table, -1
+        assert not self.data
+        return [frequencies(lengths, precision) for lengths in tables], choice, n_classes
 
     def huffman_code(self, n_symbols, n_columns):
         """Return a canonical code: bit string -> symbol."""
@@ -188,6 +252,35 @@ class Side:
         while self.bit("farther", guess > 0, min(step, 6)):
             step += 1
         return guess + sign * step
+
+
+EVEN = {"float16": "e", "bfloat16": "f", "float32": "f"}
+
+
+def rounded(dtype, value):
+    """Return the bits of a number as a float: rounded to float32, and then to its type."""
+    with np.errstate(over="ignore"):
+        value = np.float32(value)
+        if dtype.name == "float16":
+            return int(np.float16(value).view(np.uint16))
+    bits = int(value.view(np.uint32))
+    if dtype.name == "float32":
+        return bits
+    up, rest = bits >> 16, bits & 0xFFFF
+    return up + (rest > 0x8000 or (rest == 0x8000 and up % 2 == 1))
+
+
+def unfold(number):
+    return -((number + 1) // 2) if number % 2 else number // 2
+
+
+def frequencies(lengths, precision):
+    """Return how many slots each symbol has."""
+    weights = [(65536, 55109, 46341, 38968)[length % 4] // 2 ** (length // 4) for length in lengths]
+    slots = [max(1, weight * 2**precision // sum(weights)) for weight in weights]
+    slots[slots.index(max(slots))] += 2**precision - sum(slots)
+    assert min(slots) > 0
+    return slots
 
 
 def read_bits(bits, code):
@@ -364,6 +457,108 @@ def run_coder(side, record):
     return decode
 
 
+FEEDBACK = {4: (2, 1), 8: (5, 2), 16: (9, 2), 32: (18, 4), 64: (33, 10), 128: (78, 43), 256: (166, 121)}
+
+
+class Shared:
+    """States of lanes over one stream of 16-bit words."""
+
+    def __init__(self, chunk, n_lanes):
+        self.chunk = chunk
+        self.states = [chunk.number(4) for _ in range(n_lanes)]
+        assert min(self.states) >= 2**16
+
+    def settle(self, lane, state):
+        if state < 2**16:
+            state = state * 2**16 + self.chunk.number(2)
+        self.states[lane] = state
+
+    def symbol(self, lane, slots):
+        rest, slot = divmod(self.states[lane], sum(slots))
+        symbol = next(k for k in range(len(slots)) if slot < sum(slots[: k + 1]))
+        self.settle(lane, rest * slots[symbol] + slot - sum(slots[:symbol]))
+        return symbol
+
+    def raw(self, lane, n_values):
+        rest, value = divmod(self.states[lane], n_values)
+        self.settle(lane, rest)
+        return value
+
+
+def buckets():
+    """Return the smallest magnitude of each bucket, and how many it has."""
+    smallest, found = 0, []
+    for number in range(44):
+        size = 1 if number < 8 else 2 ** (number // 4 - 1)
+        found.append((smallest, size))
+        smallest += size
+    return found
+
+
+BUCKETS = buckets()
+
+
+def context_coder(side, record):
+    n_labels, shape = record["n_labels"], record["shape"]
+    (book,), has_zero = side.codebooks(record["dtype"], n_labels)
+    tables, choice, n_classes = record["sets"][side.number("set")]()
+    states = (0, *FEEDBACK)[side.number("states")]
+    values = book
+    if has_zero:
+        top = 1 << (8 * record["dtype"].word_bytes - 1)
+        unsigned = record["dtype"].kind is c.WordKind.UNSIGNED
+        below = [word for word in book[1:] if word >= top and not unsigned]
+        values, origin = [*below, 0, *book[1 + len(below) :]], len(below)
+    else:
+        origin = side.number("base")
+    n_rows = shape[0] if len(shape) > 1 else 1
+    width = record["n_words"] // n_rows
+    n_columns = shape[1] if len(shape) > 1 else width
+    distance = side.number("distance")
+    limits = [side.number("threshold")]
+    limits += [limits[0] + side.number("threshold")]
+    limits += [limits[1] + side.number("threshold")]
+    along = []
+    for kind, count in (("column", n_columns), ("position", width // n_columns)):
+        along.append(side.classes(kind, count) if count > 1 and side.raw(1) else [0] * count)
+    base = side.number("base")
+    by_row = [None if one is None else base + one for one in side.classes("row", n_rows)]
+
+    def class_of(row, x):
+        column, position = divmod(x, width // n_columns)
+        parts = by_row[row], along[0][column], along[1][position]
+        return 0 if None in parts else min(max(sum(parts), 0), n_classes - 1)
+
+    def decode(chunk, first, n):
+        rows = range(first // width, (first + n) // width)
+        wanted = 8 if n >= 16384 else 4 if n >= 4096 else 2 if n >= 2048 else 1
+        n_lanes = min(wanted, len(rows))
+        shared, walks = Shared(chunk, n_lanes), [0] * n_lanes
+        words, levels = {}, {}
+        for turn in range(0, len(rows), n_lanes):
+            for x in range(width):
+                for lane, row in enumerate(rows[turn : turn + n_lanes]):
+                    quantiser = walks[lane] % 2
+                    near = levels.get((row, x - 1), 0)
+                    far = levels.get((row, x - distance), 0) if distance else 0
+                    table, sign = choice[quantiser, class_of(row, x), near, far]
+                    symbol = shared.symbol(lane, tables[table])
+                    smallest, size = BUCKETS[(symbol + 1) // 2]
+                    k = smallest + shared.raw(lane, size)
+                    sign = sign if symbol % 2 else -sign
+                    levels[row, x] = sign * sum(smallest > limit for limit in limits)
+                    if states:
+                        here, (a, b) = walks[lane], FEEDBACK[states]
+                        walks[lane] = here // 2 ^ a * (here % 2) ^ b * (k % 2)
+                        k = 2 * k - quantiser if k else 0
+                    assert 0 <= origin + sign * k < n_labels
+                    words[row, x] = values[origin + sign * k]
+        assert shared.states == [2**16] * n_lanes
+        return [words[row, x] for row in rows for x in range(width)]
+
+    return decode
+
+
 CODERS = {
     c.CODER_RAW: raw_coder,
     c.CODER_PLANES: planes_coder,
@@ -371,13 +566,14 @@ CODERS = {
     c.CODER_LABELS: labels_coder,
     c.CODER_ZERO_RUN: run_coder,
     c.CODER_SPLIT_RUN: run_coder,
+    c.CODER_CONTEXT: context_coder,
 }
 
 
 # Frames.
 
 
-def read_record(directory, records):
+def read_record(directory, records, sets):
     code = directory.number(1)
     if code == 0:
         return dict(records[directory.varint()], alias=True)
@@ -387,6 +583,7 @@ def read_record(directory, records):
     for size in shape:
         n_words *= size
     record = {"dtype": dtype, "shape": shape, "n_words": n_words, "n_labels": 0, "chunks": [], "alias": False}
+    record["sets"] = sets
     if n_words == 0:
         return record
     record["coder"] = coder = directory.number(1)
@@ -394,6 +591,8 @@ def read_record(directory, records):
     record["n_kept"] = directory.varint() if coder in c.RUN_CODERS else None
     shift = directory.number(1)
     step = 2**shift if shift else n_words
+    if shift and coder == c.CODER_CONTEXT:
+        step *= n_words // shape[0]
     record["spans"] = [(first, min(n_words, first + step)) for first in range(0, n_words, step)]
     record["chunks"] = [(directory.varint(), directory.number(4)) for _ in record["spans"]]
     record["digest"] = None if coder == c.CODER_RAW else directory.number(4)
@@ -433,11 +632,16 @@ def decode_frame(frame):
     sealed = int.from_bytes(frame[16:20], "little")
     assert checksum(frame[:16] + frame[20 : 20 + n_bytes]) == sealed
     directory, body = Bytes(frame[20 : 20 + n_bytes]), Bytes(frame[20 + n_bytes :])
+    sets = []
+    for size, sealed in [(directory.varint(), directory.number(4)) for _ in range(directory.varint())]:
+        data = body.take(size)
+        assert checksum(data) == sealed
+        sets.append(cache(lambda data=data: Side(data).table_set()))
     names, records, name = [], [], b""
     for _ in range(directory.varint()):
         name = name[: directory.varint()] + directory.take(directory.varint())
         names.append(name.decode())
-        records.append(read_record(directory, records))
+        records.append(read_record(directory, records, sets))
     metadata = {}
     for _ in range(directory.varint()):
         key = directory.take(directory.varint()).decode()
@@ -613,8 +817,9 @@ def test_the_small_model_of_every_coder(kernel):
     assert tensors["tied"] is tensors["b.labels"]
 
 
+@pytest.mark.parametrize("effort", [1, 6, 9])
 @pytest.mark.parametrize("preset", ["lossless", "balanced", "paper"])
-def test_frames_of_the_encoder(preset):
+def test_frames_of_the_encoder(preset, effort):
     rng = np.random.default_rng(0)
     f32 = c.DTYPE_BY_NAME["float32"]
 
@@ -638,7 +843,7 @@ def test_frames_of_the_encoder(preset):
         {"by": "test", "ü": ""},
         {"values": {"epoch": 3}, "value_positions": [0]},
     )
-    tensors = check(encode_checkpoint(checkpoint, Recipe(preset=preset)).to_bytes())
+    tensors = check(encode_checkpoint(checkpoint, Recipe(preset=preset), effort=effort).to_bytes())
     if preset == "lossless":
         assert {name: words for name, (_, _, words) in tensors.items()} == {
             name: data.words.tolist() for name, data in checkpoint.tensors.items()
@@ -647,6 +852,35 @@ def test_frames_of_the_encoder(preset):
 
 def test_sections_and_metadata():
     check(frame_of({}, {"a": "b", "": "ü"}, [Section(5, b"data"), Section(2**40, b"")]))
+
+
+@settings(max_examples=25)
+@given(contexts(shape=st.lists(st.integers(1, 6), max_size=4).map(tuple), shifts=(0, 2)))
+def test_any_context(one):
+    tensor, coder, shift = one
+    check(frame_of({"w": coded(tensor, coder, shift)}, table_sets=[coder.tables.to_bytes()]))
+
+
+@pytest.mark.parametrize("shape", [(4200,), (2, 2050), (20, 3, 70), (33, 500), (5, 13200)])
+@pytest.mark.parametrize("states", [0, 8])
+def test_lanes_of_contexts(shape, states):
+    rng = np.random.default_rng(states)
+    tensor, coder = random_context(rng, c.DTYPE_BY_NAME["int16"], shape, 30, True, states, most_tables=4)
+    check(frame_of({"w": coded(tensor, coder)}, table_sets=[coder.tables.to_bytes()]))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_even_codebooks(dtype):
+    labels = np.arange(60, dtype=np.uint16) % 20
+    # Steps that all three types can hold; most of their multiples are rounded.
+    for step, n_negative in ((205 / 2048, 7), (2.0**-24, 0), (2000.0, 19), (1e-45, 5), (2.0**124, 3)):
+        book = even_values(c.DTYPE_BY_NAME[dtype], np.float32(step), n_negative, 19)
+        if np.unique(book).size < 19 or not book.all():
+            continue
+        tensor = SharedTensor(c.DTYPE_BY_NAME[dtype], (60,), book[None], labels, True)
+        coder = FixedWidth(Codebook.of(tensor))
+        assert len(table_bytes(coder)) < 10
+        check_one(tensor, coder)
 
 
 small = st.integers(1, 120) | st.sampled_from([1024, 1100])

@@ -15,6 +15,7 @@ from dcompress.coding import (
     Planes,
     Raw,
     SplitRun,
+    TableSet,
     TensorLayout,
     ZeroRun,
 )
@@ -71,9 +72,18 @@ def test_run_coders(kernel, tensor, chunk_words, kind, n_buckets, raw_bits):
     st.integers(1, 6),
     st.binary(max_size=60),
     st.binary(max_size=200),
+    st.binary(max_size=60),
 )
-def test_any_bytes_are_words_or_corrupt(kernel, number, dtype, n_words, n_labels, table_bytes, chunk):
-    layout = TensorLayout(dtype, n_words, n_labels if number in SHARED_CODERS else 0)
+def test_any_bytes_are_words_or_corrupt(kernel, number, dtype, n_words, n_labels, table_bytes, chunk, shared):
+    layout = TensorLayout(
+        dtype,
+        n_words,
+        n_labels if number in SHARED_CODERS else 0,
+        (n_words,),
+        len(table_bytes) + len(chunk),
+        2,
+        lambda _: TableSet.from_bytes(shared),
+    )
 
     def read_both():
         coder = CODERS[number].read_tables(SideReader(table_bytes), layout)

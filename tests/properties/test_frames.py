@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcompress.constants import CODER_NAMES, CODER_RAW, DTYPE_BY_NAME
+from dcompress.constants import CODER_CONTEXT, CODER_NAMES, CODER_RAW, DTYPE_BY_NAME
 from dcompress.container.writer import CodedTensor, Section
 from dcompress.decode import open_frame
 from dcompress.encode import encode_checkpoint, encode_tensor
@@ -23,6 +25,7 @@ from tests.checks import (
     frame_of,
     read_everything,
 )
+from tests.contexts import random_context
 from tests.strategies import dtypes, random_codebook, random_words, seeds, shared_tensors, tensors
 from tests.unit.test_decode import Codebook, FixedWidth, Labels, Planes, Raw, SplitRun, ZeroRun, run_coder
 
@@ -51,13 +54,17 @@ def small_model():
         "b.labels": (labels, Labels.fit(Codebook.of(labels), labels.labels, 16)[1][0], 4),
         "b.zero_run": (sparse, run_coder(ZeroRun, sparse, 5), 5),
         "b.split_run": (split, run_coder(SplitRun, split, 0), 0),
+        "c.context": (*random_context(rng, f32, (7, 2, 3), 12, shift=2, most_tables=3), 2),
+        "c.trellis": (*random_context(rng, f32, (30,), 9, states=4, most_tables=2), 0),
     }
+    table_sets = [plan[name][1].tables.to_bytes() for name in ("c.trellis", "c.context")]
+    plan["c.context"] = (plan["c.context"][0], replace(plan["c.context"][1], set_number=1), 2)
     stored = {name: coded(*one) for name, one in plan.items()}
     stored["tied"] = "b.labels"
     stored["none"] = CodedTensor(f32, (0, 4), CODER_RAW, 0, 0, 0, (), 0)
     want = {name: one for name, (one, _, _) in plan.items()}
     want |= {"tied": labels, "none": TensorData(f32, (0, 4), np.zeros(0, np.uint32))}
-    return frame_of(stored, {"by": "hand"}, [Section(1, b"receipt"), Section(99, b"")]), want
+    return frame_of(stored, {"by": "hand"}, [Section(1, b"receipt"), Section(99, b"")], table_sets), want
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +74,7 @@ def model():
 
 def test_the_model_has_every_coder(model):
     frame, want = model
-    assert len(frame) < 1600
+    assert len(frame) < 2200
     with open_frame(frame) as reader:
         assert {record.coder for record in reader.directory.tensors.values()} == set(CODER_NAMES)
     assert_same(read_everything(frame), want)
@@ -136,11 +143,13 @@ def test_damage_under_right_checksums_gives_an_error_or_a_tensor(data):
     frame, want = MODEL
     with open_frame(frame) as reader:
         records = {n: r for n, r in reader.directory.tensors.items() if r.chunks and r.alias_of is None}
+        table_sets = [bytearray(frame[c.offset : c.offset + c.n_bytes]) for c in reader.directory.table_sets]
     name = data.draw(st.sampled_from(sorted(records)))
     record = records[name]
     chunks = [bytearray(frame[c.offset : c.offset + c.n_bytes]) for c in record.chunks]
+    parts = chunks + (table_sets if record.coder == CODER_CONTEXT else [])
     for _ in range(data.draw(st.integers(1, 3))):
-        chunk = data.draw(st.sampled_from([c for c in chunks if c]))
+        chunk = data.draw(st.sampled_from([c for c in parts if c]))
         place = data.draw(st.integers(0, len(chunk) - 1))
         action = data.draw(st.sampled_from(["set", "insert", "delete"]))
         if action == "delete":
@@ -160,11 +169,11 @@ def test_damage_under_right_checksums_gives_an_error_or_a_tensor(data):
         tuple(map(bytes, chunks)),
         record.digest,
     )
-    damaged = frame_of({name: one})
+    damaged = frame_of({name: one}, table_sets=[bytes(one) for one in table_sets])
     error = error_of(read_everything, damaged)
     if error is not None:
         assert error.rule
-        assert error.tensor == name
+        assert error.tensor in (name, None)
     elif record.coder != CODER_RAW:  # only raw tensors have no digest beside the checksums of their chunks
         assert_same(read_everything(damaged), {name: want[name]})
 

@@ -11,7 +11,7 @@ from dcompress.compression import compress_checkpoint, compress_tensor, resolve_
 from dcompress.constants import DTYPE_BY_NAME
 from dcompress.errors import DcompressWarning, RecipeError
 from dcompress.floats import narrow, widen
-from dcompress.recipe import PruneRule, Recipe, ShareRule, TensorRecipe
+from dcompress.recipe import PruneRule, RateRule, Recipe, ShareRule, TensorRecipe
 from dcompress.stages import Checkpoint, SharedTensor, TensorData
 
 SHARE8 = TensorRecipe(None, ShareRule(n_centroids=8))
@@ -226,3 +226,126 @@ def test_no_warning_without_cause():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dict(compress_checkpoint(checkpoint(), Recipe("paper")))
+
+
+def test_who_excludes_a_tied_name_excludes_both():
+    tensors = compress_checkpoint(checkpoint(), Recipe(bits=3, excludes=("tied*",)))
+    assert tensors["fc1.weight"] is tensors.checkpoint.tensors["fc1.weight"]
+    assert isinstance(tensors["fc2.weight"], SharedTensor)
+
+
+@pytest.mark.parametrize("states", [0, 8])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_a_tensor_shared_by_rate_lies_on_a_grid(dtype, states):
+    data = random_tensor(30, 40, dtype=dtype)
+    rule = RateRule(0.1, states=states)
+    result = compress_tensor("x", data, TensorRecipe(PruneRule(0.25), rule, True, True))
+    assert isinstance(result, SharedTensor)
+    values = values_of(result).astype(np.float64)
+    step = float(widen(narrow(np.array([0.1]), data.dtype), data.dtype)[0])
+    grid = widen(narrow(np.rint(values / step) * step, data.dtype), data.dtype)
+    assert values_of(result).tolist() == grid.tolist()
+    assert np.count_nonzero(values == 0) >= 300
+    assert 0.01 < np.square(values - values_of(data)).mean() ** 0.5 < 0.2
+
+
+def test_tensors_are_shared_by_rate_in_groups_of_neighbours(monkeypatch):
+    from dcompress import rate_groups
+
+    groups = []
+    original = rate_groups.share_by_rate
+
+    def spy(tensors, dtypes, steps, **options):
+        groups.append((len(tensors), options["states"]))
+        return original(tensors, dtypes, steps, **options)
+
+    monkeypatch.setattr(rate_groups, "share_by_rate", spy)
+    monkeypatch.setattr(rate_groups, "_GROUP_WEIGHTS", 10_000)
+    source = checkpoint()
+    recipe = Recipe.from_options(sets=["fc0.bias:states=4"]).extended(Recipe(step=0.1, states=0))
+    found = dict(compress_checkpoint(source, recipe))
+    assert groups == [(2, 0), (1, 0), (1, 4)]  # 4,096 weights a matrix
+    assert found["tied.weight"] is found["fc1.weight"]
+    assert found["steps"] is source.tensors["steps"]
+    again = compress_checkpoint(source, recipe)
+    for name in reversed(list(found)):  # in any order, the same
+        result = again.compress(name, source.tensors[name]) if name not in source.ties else again[name]
+        assert values_of(result).tolist() == values_of(found[name]).tolist()
+
+
+def test_effort_chooses_the_trellis_unless_the_recipe_does(monkeypatch):
+    from dcompress import rate_groups
+
+    seen = []
+    monkeypatch.setattr(
+        rate_groups,
+        "share_by_rate",
+        lambda tensors, *_, states, **__: seen.append(states) or [None] * len(tensors),
+    )
+    for effort in range(1, 10):
+        compress_tensor("x", random_tensor(9, 9), TensorRecipe(None, RateRule(0.1)), effort=effort)
+    compress_tensor("x", random_tensor(9, 9), TensorRecipe(None, RateRule(0.1, states=32)), effort=1)
+    assert seen == [0, 0, 0, 4, 8, 8, 8, 32, 64, 32]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "most"), [("float64", 2045), ("float32", 2045), ("float16", 1024), ("bfloat16", 128)]
+)
+def test_a_step_is_hardly_finer_than_the_format_can_hold(dtype, most):
+    data = random_tensor(20, 20, dtype=dtype)
+    largest = float(np.abs(values_of(data)).max())
+    for part in (1.05, 0.6):  # a little too fine is coarsened
+        result = compress_tensor("x", data, TensorRecipe(None, RateRule(part * largest / most, states=0)))
+        assert isinstance(result, SharedTensor)
+        assert most / 3 < result.n_labels <= 4096
+    result = compress_tensor("x", data, TensorRecipe(None, RateRule(0.2 * largest / most)))
+    assert isinstance(result, TensorData)
+    assert values_of(result).tolist() == values_of(data).tolist()
+
+
+def test_a_tensor_with_one_huge_weight_stays_as_it_is():
+    values = np.random.default_rng(0).normal(size=(100, 100))
+    values[0, 0] = 1e9
+    data = tensor(values)
+    both = Checkpoint({"bad.weight": data, "fc.weight": random_tensor(20, 20)})
+    found = compress_checkpoint(both, Recipe(step=0.1))
+    assert values_of(found["bad.weight"]).tolist() == values_of(data).tolist()
+    assert isinstance(found["fc.weight"], SharedTensor)
+
+
+def test_what_is_no_matrix_takes_a_finer_step():
+    data = random_tensor(200)
+    coarse = compress_tensor("x", data, TensorRecipe(None, RateRule(1.0)))
+    fine = compress_tensor("x", data, TensorRecipe(None, RateRule(1.0, fine=True)))
+    errors = [np.abs(values_of(result) - values_of(data)).max() for result in (coarse, fine)]
+    assert errors[1] < 0.1 < errors[0]
+
+
+def test_zeros_and_tensors_without_weights_are_shared_by_rate():
+    for shape in ((3, 4), (5,), (), (0, 3), (2, 1)):
+        data = tensor(np.zeros(shape))
+        result = compress_tensor("x", data, TensorRecipe(None, RateRule(0.1)))
+        assert values_of(result).tolist() == values_of(data).tolist()
+
+
+def test_of_a_group_non_finite_values_pass_with_one_warning():
+    source = checkpoint()
+    words = source.tensors["fc1.weight"].words.copy()
+    words[5] = 0x7F800000
+    bad = TensorData(source.tensors["fc1.weight"].dtype, (64, 64), words)
+    tensors = {**source.tensors, "fc1.weight": bad, "tied.weight": bad}
+    with pytest.warns(DcompressWarning, match="tensor 'fc1.weight' holds 1 NaN") as caught:
+        found = dict(compress_checkpoint(Checkpoint(tensors, source.ties), Recipe(step=0.1)))
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert found["fc1.weight"] is bad
+    assert isinstance(found["fc2.weight"], SharedTensor)
+
+
+def test_settings_know_the_trellises_that_there_are():
+    from dcompress.kernels import trellis
+    from dcompress.settings import EFFORT_STATES, MAX_EFFORT, STATES
+
+    assert STATES == trellis.STATES
+    assert set(EFFORT_STATES) == set(range(1, MAX_EFFORT + 1))
+    assert set(EFFORT_STATES.values()) <= set(STATES)

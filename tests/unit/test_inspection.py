@@ -97,7 +97,8 @@ def test_plain_values_never_take_the_place_of_a_tensor(name):
 def test_density_is_read_without_decoding():
     words = np.zeros(10_000, np.uint32)
     words[::20] = 0x3F800000
-    frame = encode_checkpoint(Checkpoint({"w": TensorData(F32, (100, 100), words), "e": weights((0,))}))
+    model = {"w": TensorData(F32, (100, 100), words), "e": weights((0,))}
+    frame = encode_checkpoint(Checkpoint(model), effort=1)
     with open_frame(frame.to_bytes()) as reader:
         records = reader.directory.tensors
     assert density(records["w"]) == 0.05

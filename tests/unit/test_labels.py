@@ -179,6 +179,8 @@ def tables(n_groups=1, has_zero=0, rows=((0, 0, 4, 5),), block=None, code=None):
     writer = SideWriter()
     writer.number(base._KIND_GROUPS, n_groups - 1)
     writer.raw(has_zero, 1)
+    if has_zero and n_groups == 1 and rows[0][2:]:
+        writer.raw(0, 1)  # not even
     for n_negative, n_dropped, *gaps in rows:
         writer.number(_KIND_COUNT, n_negative)
         writer.number(_KIND_COUNT, n_dropped)

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcompress.coding.range_coder import SideReader, SideWriter
+from dcompress.coding.range_coder import (
+    CLASS_CONTEXTS,
+    N_CONTEXTS,
+    SideReader,
+    SideWriter,
+    fold_sign,
+    unfold_sign,
+)
 from dcompress.errors import CorruptError
 from tests.checks import error_of, raises_rule
 
@@ -16,7 +23,8 @@ operations = st.lists(
     | st.integers(0, 64).flatmap(
         lambda n: st.tuples(st.just("raw"), st.just(n), st.integers(0, (1 << n) - 1))
     )
-    | st.tuples(st.just("number"), st.integers(0, 3), numbers),
+    | st.tuples(st.just("number"), st.integers(0, 3), numbers)
+    | st.tuples(st.just("unary"), st.integers(CLASS_CONTEXTS, N_CONTEXTS - 16), st.integers(0, 90)),
     max_size=60,
 )
 
@@ -26,6 +34,8 @@ def written(steps):
     for kind, context, value in steps:
         if kind == "raw":
             writer.raw(value, context)
+        elif kind == "unary":
+            writer.unary(context, value, 16)
         else:
             getattr(writer, kind)(context, value)
     return writer.finish()
@@ -37,6 +47,8 @@ def read(steps, data):
     for kind, context, _ in steps:
         if kind == "number":
             values.append(reader.number(context, 2**64 - 1))
+        elif kind == "unary":
+            values.append(reader.unary(context, 16, 90))
         else:
             values.append(getattr(reader, kind)(context))
     return values, reader
@@ -107,7 +119,7 @@ def test_numbers_keep_to_their_limit(value):
 def test_any_bytes_can_be_read(data, steps):
     values, reader = read(steps, data)
     for (kind, context, _), value in zip(steps, values, strict=True):
-        assert 0 <= value < (1 << 64 if kind == "number" else 1 << context if kind == "raw" else 2)
+        assert 0 <= value < {"bit": 2, "raw": 1 << context}.get(kind, 1 << 64)
     error = error_of(reader.finish)
     assert error is None or error.rule == "TAB-02"
 
@@ -130,3 +142,44 @@ def test_a_carry_runs_through_all_bytes():
 def test_raw_bits_cost_what_they_are():
     steps = [("raw", 64, 0x0123456789ABCDEF)] * 100
     assert 800 <= len(written(steps)) <= 801
+
+
+# Unary numbers and classes.
+
+
+@pytest.mark.parametrize("limit", [0, 1, 15, 16, 63])
+def test_unary_numbers_end_at_their_limit(limit):
+    for value in (limit, limit + 1, limit + 10**4):
+        writer = SideWriter()
+        writer.unary(CLASS_CONTEXTS, value, 16)
+        reader = SideReader(writer.finish())
+        if value == limit:
+            assert reader.unary(CLASS_CONTEXTS, 16, limit) == value
+            continue
+        with raises_rule(CorruptError, "TAB-01"):
+            reader.unary(CLASS_CONTEXTS, 16, limit)
+
+
+@given(st.lists(st.integers(-31, 31) | st.just(-128), max_size=200))
+def test_classes_come_back(classes):
+    writer = SideWriter()
+    last = 0
+    for number in classes:
+        folded = 0 if number == -128 else 1 + fold_sign(number)
+        writer.unary(CLASS_CONTEXTS + 64 + 16 * last, folded, 16)
+        last = min(folded, 3)
+    reader = SideReader(writer.finish())
+    assert reader.classes(CLASS_CONTEXTS + 64, len(classes)).tolist() == classes
+    reader.finish()
+
+
+def test_classes_beyond_31():
+    writer = SideWriter()
+    writer.unary(CLASS_CONTEXTS, 64, 16)
+    with raises_rule(CorruptError, "TAB-01"):
+        SideReader(writer.finish()).classes(CLASS_CONTEXTS, 1)
+
+
+def test_signs_are_folded():
+    assert [unfold_sign(number) for number in range(5)] == [0, -1, 1, -2, 2]
+    assert [fold_sign(number) for number in (0, -1, 1, -2, 2)] == list(range(5))

@@ -6,12 +6,15 @@ from itertools import pairwise
 
 import pytest
 
+from dcompress.checksum import checksum
 from dcompress.constants import (
+    CODER_CONTEXT,
     CODER_FIXED,
     CODER_PLANES,
     CODER_ZERO_RUN,
     DTYPES,
     MAX_LABELS,
+    MAX_TABLE_SET_BYTES,
     PREAMBLE_BYTES,
     SIGNATURE,
 )
@@ -88,7 +91,8 @@ def test_a_directory_by_hand():
 def test_an_empty_directory():
     directory = read(Frame())
     assert directory.tensors == directory.metadata == {}
-    assert directory.frame_bytes == PREAMBLE_BYTES + 3
+    assert directory.table_sets == directory.sections == ()
+    assert directory.frame_bytes == PREAMBLE_BYTES + 4
 
 
 @pytest.mark.parametrize("shift", [2, 3, 5])
@@ -220,11 +224,14 @@ def test_numbers_of_a_record_have_one_encoding(place):
         Frame(n_tensors=varint(1)),
         Frame(n_tensors=varint(1 << 20)),
         Frame([b"\x00"]),
-        Frame([Entry().to_bytes()[:-1]], directory=b"\x01" + Entry().to_bytes()[:-1]),
-        Frame([], metadata=[], directory=b"\x00\x01\x05abc"),
+        Frame([Entry().to_bytes()[:-1]], directory=b"\x00\x01" + Entry().to_bytes()[:-1]),
+        Frame([], metadata=[], directory=b"\x00\x00\x01\x05abc"),
         Frame([], directory=b""),
         Frame([], directory=b"\x00\x00"),
-        Frame([], directory=b"\x00\x00\x01\x01\x00\x00\x00"),
+        Frame([], directory=b"\x00\x00\x00"),
+        Frame([], directory=b"\x00\x00\x00\x01\x01\x00\x00\x00"),
+        Frame([], directory=b"\x01\x05\x00\x00\x00"),
+        Frame([], directory=b"\x02\x05\x00\x00\x00\x00"),
     ],
 )
 def test_directories_that_end_too_early_are_truncated(frame):
@@ -232,12 +239,57 @@ def test_directories_that_end_too_early_are_truncated(frame):
 
 
 def test_nothing_follows_the_directory():
-    refused(Frame(directory=b"\x00\x00\x00\x00"), CorruptError, "DIR-01")
+    refused(Frame(directory=b"\x00\x00\x00\x00\x00"), CorruptError, "DIR-01")
 
 
 def test_counts_larger_than_what_is_left_are_refused():
     refused(Frame(n_metadata=varint(5)), CorruptError, "NUM-02")
     refused(Frame(n_sections=varint(HUGE)), CorruptError, "NUM-02")
+    refused(Frame(n_table_sets=varint(5)), CorruptError, "NUM-02")
+    refused(Frame(n_table_sets=varint(HUGE)), CorruptError, "NUM-02")
+
+
+def test_table_sets_stand_before_the_chunks():
+    directory = read(Frame([Entry()], table_sets=[b"ab", b"", bytes(MAX_TABLE_SET_BYTES)]))
+    sizes = [one.n_bytes for one in directory.table_sets]
+    assert sizes == [2, 0, MAX_TABLE_SET_BYTES]
+    first = directory.head_bytes
+    assert [one.offset for one in directory.table_sets] == [first, first + 2, first + 2]
+    assert directory.table_sets[0].checksum == checksum(b"ab")
+    assert directory.tensors["w"].chunks[0].offset == first + 2 + MAX_TABLE_SET_BYTES
+    assert directory.frame_bytes == first + 2 + MAX_TABLE_SET_BYTES + 12
+
+
+@pytest.mark.parametrize("size", [MAX_TABLE_SET_BYTES + 1, HUGE])
+def test_table_sets_are_small(size):
+    refused(Frame(directory=b"\x01" + varint(size) + bytes(7)), CorruptError, "DIR-14")
+
+
+@pytest.mark.parametrize(
+    ("shape", "shift", "n_chunks"),
+    [((33, 5), 2, 9), ((33, 5), 5, 2), ((5, 2, 9), 2, 2), ((9,), 0, 1), ((), 0, 1), ((1, 999), 0, 1)],
+)
+def test_chunks_of_the_context_coder_are_rows(shape, shift, n_chunks):
+    entry = Entry(shape=shape, coder=CODER_CONTEXT, n_labels=7, chunk_shift=shift, chunks=(b"x",) * n_chunks)
+    record = read(Frame([entry])).tensors["w"]
+    row_words = record.n_words // (shape[0] if len(shape) > 1 else 1)
+    spans = [record.chunk_words(number) for number in range(n_chunks)]
+    assert (spans[0][0], spans[-1][1]) == (0, record.n_words)
+    assert all(begin % row_words == end % row_words == 0 for begin, end in spans)
+    assert not shift or spans[0][1] == row_words << shift
+
+
+@pytest.mark.parametrize(
+    ("shape", "shift"), [((4, 100), 2), ((33, 5), 6), ((1000,), 2), ((1, 1000), 3), ((), 2), ((33, 5), 1)]
+)
+def test_one_row_is_never_cut(shape, shift):
+    entry = Entry(shape=shape, coder=CODER_CONTEXT, n_labels=7, chunk_shift=shift, chunks=(b"x",) * 250)
+    refused(Frame([entry]), CorruptError, "DIR-09")
+
+
+def test_many_rows_need_room_for_their_chunks():
+    entry = Entry(shape=(1 << 50, 2), coder=CODER_CONTEXT, n_labels=7, chunk_shift=2)
+    refused(Frame([entry]), CorruptError, "DIR-10")
 
 
 @pytest.mark.parametrize("name", [b"\xff", b"a\xc3", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"])
@@ -306,7 +358,7 @@ def test_unknown_dtypes_want_another_reader(code):
     assert refused(Frame([Entry(dtype=code)]), UnsupportedError, "DIR-05").tensor == "w"
 
 
-@pytest.mark.parametrize("coder", [6, 255])
+@pytest.mark.parametrize("coder", [7, 255])
 def test_unknown_coders_want_another_reader(coder):
     assert refused(Frame([Entry(coder=coder)]), UnsupportedError, "DIR-07").tensor == "w"
 
@@ -378,7 +430,7 @@ def test_chunks_and_sections_end_before_two_to_the_63():
     refused(Frame([big + varint(1 << 63) + bytes(4)]), CorruptError, "NUM-02")
     most = (1 << 63) - 1 - PREAMBLE_BYTES
     refused(Frame([big + varint(most) + bytes(4)]), CorruptError, "NUM-02")
-    frame = Frame([], directory=b"\x00\x00\x01\x01" + varint(1 << 63) + bytes(4))
+    frame = Frame([], directory=b"\x00\x00\x00\x01\x01" + varint(1 << 63) + bytes(4))
     refused(frame, CorruptError, "NUM-02")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from dcompress.constants import DTYPE_BY_NAME
 from dcompress.errors import RecipeError
-from dcompress.recipe import PruneRule, Recipe, Rule, ShareRule, TensorRecipe
+from dcompress.recipe import PruneRule, RateRule, Recipe, Rule, ShareRule, TensorRecipe
 
 F32 = DTYPE_BY_NAME["float32"]
 SPECS = {
@@ -182,14 +182,14 @@ def test_extended_puts_the_other_on_top():
         ("fc1*:bits", "'bits' has no value; write bits=value"),
         ("fc1*:bits=5,bits=6", "bits is given twice"),
         ("fc1*:spasity=0.9", "unknown setting 'spasity'; did you mean 'sparsity'?"),
-        ("fc1*:zzz=1", "unknown setting 'zzz'; the settings are sparsity, threshold, quality, scope, bits, "),
+        ("fc1*:zzz=1", "unknown setting 'zzz'; the settings are sparsity, threshold, quality, step, slope, "),
         ("fc1*:sparsity=1.5", "sparsity must be a fraction from 0 to 1, not 1.5"),
         ("fc1*:sparsity=nan", "sparsity must be a fraction from 0 to 1, not nan"),
         ("fc1*:threshold=inf", "threshold must be a number, at least 0"),
         ("fc1*:bits=13", "bits must be a whole number from 1 to 12, not 13"),
         ("fc1*:bits=5.5", "bits must be a whole number from 1 to 12, not '5.5'"),
         ("fc1*:centroids=4096", "centroids must be a whole number from 1 to 4095"),
-        ("fc1*:method=magic", "method must be one of kmeans, uniform, fixed_point, given, not 'magic'"),
+        ("fc1*:method=magic", "method must be one of kmeans, uniform, fixed_point, given, rate, not 'magic'"),
         ("fc1*:codebook=1/x", "codebook must be a list of 1 to 4095 finite numbers"),
         ("fc1*:lossless=maybe", "lossless must be true or false, not 'maybe'"),
         ("fc1*:lossless,bits=3", "lossless excludes every other setting"),
@@ -259,3 +259,91 @@ def test_other_errors():
         Recipe(bits=0)
     with pytest.raises(RecipeError, match=r"rule 'a\*': unknown setting 'b'"):
         Recipe(rules=(Rule("a*", {"b": 1}),))
+
+
+def test_a_step_shares_every_float_by_rate():
+    recipes = Recipe(step=0.02).plan(SPECS)
+    assert recipes["fc1.weight"] == TensorRecipe(None, RateRule(0.02), explicit=True)
+    assert recipes["conv1.weight"].share == recipes["half.weight"].share == RateRule(0.02)
+    for name in ("conv1.bias", "fc1.bias", "token"):
+        assert recipes[name] == TensorRecipe(None, RateRule(0.02, fine=True), explicit=True)
+    assert recipes["norm.num_batches_tracked"] == recipes["byte.weight"] == TensorRecipe()
+
+
+def test_a_step_replaces_the_bits_of_a_preset_not_its_pruning():
+    recipes = Recipe("paper", step=0.02).plan(SPECS)
+    assert recipes["fc1.weight"].prune == PruneRule(0.91)
+    assert recipes["fc1.weight"].share == RateRule(0.02)
+    assert recipes["fc1.bias"].prune is None
+    assert Recipe("lossless", step=0.02).plan(SPECS) == Recipe(step=0.02).plan(SPECS)
+
+
+def test_rules_override_the_step_of_the_model():
+    rules = [
+        *("conv1*:bits=3", "fc1.weight:step=0.5", "fc1.bias:step=0.25,states=0", "half*:slope=0.3,states=4"),
+        *("fc2*:lossless", "token:sparsity=0.5"),
+    ]
+    recipe = Recipe.from_options("balanced", rules, ["conv2*"]).extended(Recipe(step=0.02, states=8))
+    recipes = recipe.plan(SPECS)
+    assert recipes["conv1.weight"].share == ShareRule(n_centroids=8)
+    assert recipes["fc1.weight"].share == RateRule(0.5, None, 8)
+    assert recipes["fc1.bias"].share == RateRule(0.25, None, 0)
+    assert recipes["half.weight"].share == RateRule(0.02, 0.3, 4)
+    assert recipes["fc2.weight"] == recipes["conv2.weight"] == TensorRecipe()
+    assert recipes["token"] == TensorRecipe(PruneRule(0.5), RateRule(0.02, None, 8, fine=True), True, True)
+
+
+def test_rate_for_some_tensors_needs_a_step():
+    recipes = Recipe.from_options(sets=["fc*:method=rate,step=0.1"]).plan(SPECS)
+    assert recipes["fc1.weight"].share == recipes["fc1.bias"].share == RateRule(0.1)
+    assert recipes["conv2.weight"].share == ShareRule()
+    with pytest.raises(RecipeError, match=r"'fc1\.weight': method 'rate' needs a step: give step, for the"):
+        Recipe.from_options(sets=["fc*:method=rate"]).plan(SPECS)
+    again = Recipe.from_options(sets=["fc*:lossless", "fc*:method=rate"]).extended(Recipe(step=0.1))
+    assert again.plan(SPECS)["fc1.weight"].share == RateRule(0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"step": 0}, "step must be a number above 0, not 0"),
+        ({"step": float("inf")}, "step must be a number above 0"),
+        ({"step": "0.1"}, "step must be a number above 0, not '0.1'"),
+        ({"slope": -1}, "slope must be a number, at least 0"),
+        ({"states": 5}, "states must be one of 0, 4, 8, 16, 32, 64, 128, 256, not 5"),
+        ({"states": 8.0}, "states must be one of"),
+        ({"step": 0.1, "bits": 4}, "bits, step do not go together"),
+    ],
+)
+def test_bad_options_of_rate_are_named(options, says):
+    with pytest.raises(RecipeError, match=f"recipe: {says}"):
+        Recipe(**options)
+    with pytest.raises(RecipeError, match=f"r.toml: {says}"):
+        Recipe.from_dict(options, origin="r.toml")
+
+
+def test_rate_does_not_go_with_groups_or_rounded_codebooks():
+    for setting in ("groups=2", "codebook_dtype=float16"):
+        with pytest.raises(RecipeError, match="does not go with method 'rate'"):
+            Recipe.from_options(sets=[f"fc1.weight:{setting}"]).extended(Recipe(step=0.1)).plan(SPECS)
+    with pytest.raises(RecipeError, match="do not go together"):
+        Recipe.from_options(sets=["fc1.weight:method=rate,bits=3"])
+
+
+def test_of_step_and_bits_the_later_one_holds():
+    file, line = Recipe(step=0.1, states=0, sparsity=0.5), Recipe(bits=3)
+    assert file.extended(line) == Recipe(bits=3, sparsity=0.5)
+    assert line.extended(file) == file
+    assert file.extended(Recipe(step=0.2)) == Recipe(step=0.2, states=0, sparsity=0.5)
+
+
+def test_a_step_survives_the_way_through_toml_and_a_dict():
+    recipe = Recipe.from_toml("step = 1\nslope = 0.25\nstates = 16\n")
+    assert recipe == Recipe(step=1, slope=0.25, states=16)
+    assert recipe.to_dict() == {"step": 1, "slope": 0.25, "states": 16}
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_what_is_excluded_is_marked():
+    recipes = plan(excludes=["fc1*"])
+    assert {name for name, recipe in recipes.items() if recipe.excluded} == {"fc1.weight", "fc1.bias"}

@@ -11,10 +11,15 @@ from dcompress.coding.tables import (
     _KIND_COUNT,
     _KIND_GAP,
     ascending_order,
+    even_step,
+    even_values,
+    may_be_even,
     read_code,
     read_codebook,
+    read_even,
     write_code,
     write_codebook,
+    write_even,
 )
 from dcompress.constants import DTYPE_BY_NAME, DTYPES, MAX_ALPHABET, WordKind
 from dcompress.errors import CorruptError
@@ -237,3 +242,71 @@ def test_any_bytes_give_a_complete_code_or_an_error(n_symbols, n_columns, data):
 def test_smooth_lengths_are_nearly_free():
     # 256 codes of 8 bits: what a codebook of equally used values has.
     assert len(code_bytes(HuffmanCode(np.full(256, 8, np.uint8)), 16)) < 12
+
+
+# Even codebooks.
+
+EVEN = [DTYPE_BY_NAME[name] for name in ("float16", "bfloat16", "float32")]
+
+
+def even_bytes(bits, n_negative):
+    writer = SideWriter()
+    write_even(writer, np.uint32(bits).view(np.float32), n_negative)
+    return writer.finish()
+
+
+def test_only_three_types_can_be_even():
+    assert [dtype for dtype in DTYPES if may_be_even(dtype, 1, True, 5)] == EVEN
+    assert not may_be_even(EVEN[0], 2, True, 5)
+    assert not may_be_even(EVEN[0], 1, False, 5)
+    assert not may_be_even(EVEN[0], 1, True, 0)
+
+
+def test_values_of_a_step():
+    floats = np.arange(-3, 6)[np.arange(-3, 6) != 0] * 0.25
+    for dtype, as_float in zip(EVEN, (np.float16, None, np.float32), strict=True):
+        words = even_values(dtype, np.float32(0.25), 3, 8)
+        if as_float is None:
+            words = words.astype(np.uint32) << np.uint32(16)
+        np.testing.assert_array_equal(words.view(as_float or np.float32), floats)
+
+
+@given(
+    st.sampled_from(EVEN), st.integers(1, 0x7F7FFFFF), st.integers(1, 200), st.floats(0, 1, allow_nan=False)
+)
+def test_steps_come_back(dtype, bits, n_values, share):
+    n_negative = int(share * n_values)
+    step = np.uint32(bits).view(np.float32)
+    values = even_values(dtype, step, n_negative, n_values)
+    reader = SideReader(even_bytes(bits, n_negative))
+    if np.unique(values).size < n_values:
+        with raises_rule(CorruptError, "CBK-04"):
+            read_even(reader, dtype, n_values)
+        return
+    np.testing.assert_array_equal(read_even(reader, dtype, n_values), values)
+    reader.finish()
+    np.testing.assert_array_equal(values[ascending_order(dtype, values)], values)
+    found = even_step(dtype, values, n_negative)
+    if found is not None:  # it need not be the step that they were made of
+        np.testing.assert_array_equal(even_values(dtype, found, n_negative, n_values), values)
+    if dtype.name == "float32" and n_negative < n_values:
+        assert found is not None
+
+
+@pytest.mark.parametrize("bits", [0, 0x80000000, 0xBF800000, 0x7F800000, 0x7FC00000, 0xFFFFFFFF])
+def test_steps_are_positive_and_finite(bits):
+    with raises_rule(CorruptError, "CBK-04"):
+        read_even(SideReader(even_bytes(bits, 0)), EVEN[2], 3)
+
+
+def test_no_more_values_are_negative_than_there_are():
+    assert (read_even(SideReader(even_bytes(0x3F800000, 3)), EVEN[2], 3) >> 31 == 1).all()
+    with raises_rule(CorruptError, "TAB-01"):
+        read_even(SideReader(even_bytes(0x3F800000, 4)), EVEN[2], 3)
+
+
+def test_codebooks_of_nans_and_infinities_are_not_even():
+    words = np.array([0xFF800000, 0x7F800000, 0x7F800001, 0x7FC00000], np.uint32)
+    assert even_step(EVEN[2], words, 1) is None
+    assert even_step(EVEN[2], words[2:], 0) is None
+    assert even_step(EVEN[2], words[:1], 1) is None

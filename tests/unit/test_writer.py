@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcompress.checksum import checksum
-from dcompress.constants import CODER_RAW, DTYPES, RUN_CODERS, SHARED_CODERS
+from dcompress.constants import CODER_CONTEXT, CODER_RAW, DTYPES, RUN_CODERS, SHARED_CODERS
 from dcompress.container.reader import read_directory
 from dcompress.container.writer import CodedTensor, Section, write_head
 from dcompress.limits import DecodeLimits
@@ -23,12 +23,13 @@ def coded_tensors(draw):
     n_words = int(np.prod(shape, dtype=object)) * dtype.words_per_element
     if n_words == 0:
         return CodedTensor(dtype, shape, CODER_RAW, 0, 0, 0, (), 0)
-    coder = draw(st.integers(0, 5))
+    coder = draw(st.integers(0, 6))
     n_labels = draw(st.integers(1, 4096)) if coder in SHARED_CODERS else 0
     n_kept = draw(st.integers(0, n_words)) if coder in RUN_CODERS else 0
-    shifts = [shift for shift in range(2, 41) if 2 <= -(-n_words >> shift) <= 6]
+    n_units = n_words if coder != CODER_CONTEXT else shape[0] if len(shape) > 1 else 1
+    shifts = [shift for shift in range(2, 41) if 2 <= -(-n_units >> shift) <= 6]
     shift = draw(st.sampled_from([0, *shifts]))
-    n_chunks = -(-n_words >> shift) if shift else 1
+    n_chunks = -(-n_units >> shift) if shift else 1
     chunks = tuple(draw(st.lists(st.binary(max_size=9), min_size=n_chunks, max_size=n_chunks)))
     digest = draw(st.integers(0, 2**32 - 1)) if coder != CODER_RAW else 0
     return CodedTensor(dtype, shape, coder, n_labels, n_kept, shift, chunks, digest)
@@ -38,15 +39,19 @@ def coded_tensors(draw):
     st.dictionaries(names, coded_tensors(), max_size=5),
     st.dictionaries(names, names, max_size=3),
     st.lists(st.builds(Section, st.integers(0, 2**64 - 1), st.binary(max_size=9)), max_size=3),
+    st.lists(st.binary(max_size=200), max_size=3),
     st.data(),
 )
-def test_what_is_written_is_read(tensors, metadata, sections, data):
+def test_what_is_written_is_read(tensors, metadata, sections, table_sets, data):
     stored = dict(tensors)
     for name in data.draw(st.lists(names.filter(lambda name: name not in stored), max_size=3, unique=True)):
         if stored:
             tensors[name] = data.draw(st.sampled_from(sorted(stored)))
-    frame = frame_of(tensors, metadata, sections)
+    frame = frame_of(tensors, metadata, sections, table_sets)
     directory = read_directory(frame, DecodeLimits())
+    stored_sets = [frame[one.offset : one.offset + one.n_bytes] for one in directory.table_sets]
+    assert stored_sets == table_sets
+    assert [one.checksum for one in directory.table_sets] == list(map(checksum, table_sets))
     assert directory.version == (1, 0)
     assert list(directory.tensors) == list(tensors)
     assert directory.metadata == metadata
@@ -98,8 +103,9 @@ def test_heads_byte_by_byte():
         ],
         metadata=[(b"k", b"v")],
         sections=[(2, b"{}")],
+        table_sets=[b"set", b""],
     )
-    assert frame_of(tensors, {"k": "v"}, [Section(2, b"{}")]) == frame.to_bytes()
+    assert frame_of(tensors, {"k": "v"}, [Section(2, b"{}")], [b"set", b""]) == frame.to_bytes()
 
 
 def test_numbered_layers_cost_little_more_than_their_numbers():

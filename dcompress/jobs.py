@@ -1,0 +1,77 @@
+"""Tensors that are being decoded: their memory, their end, and where their errors are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from dcompress.checksum import fold
+from dcompress.constants import CODER_RAW, RUN_CODERS
+from dcompress.container.records import ChunkRecord, TensorRecord
+from dcompress.errors import ChecksumError, CorruptError, DecodeError, LimitError
+from dcompress.stages import TensorData, Words, word_dtype
+
+__all__ = ["Job", "allocate", "located"]
+
+
+def allocate(record: TensorRecord, zeros: bool) -> Words:
+    """Return memory for the words of a tensor.
+
+    Raises
+    ------
+    LimitError
+        There is not enough (LIM-05).
+    """
+    new = np.zeros if zeros else np.empty
+    try:
+        return new(record.n_words, word_dtype(record.dtype.word_bytes))
+    except MemoryError:
+        raise LimitError(
+            f"there is no memory for {record.decoded_bytes} bytes", rule="LIM-05", tensor=record.name
+        ) from None
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A tensor that is being decoded: its tasks give checksum sum and kept words when they are done."""
+
+    record: TensorRecord
+    out: Words
+    tallies: Iterable[tuple[int, int]]
+
+    def finish(self) -> TensorData:
+        """Wait for the chunks, and check the tensor against its digest and its count.
+
+        Raises
+        ------
+        ChecksumError
+            The digest differs (DIG-01).
+        CorruptError
+            The count differs (DIG-02), or a chunk is illegal.
+        """
+        record = self.record
+        total = n_kept = 0
+        for part, kept in self.tallies:
+            total += part
+            n_kept += kept
+        if record.coder != CODER_RAW and fold(total) != record.digest:
+            raise ChecksumError("decoded values do not match their digest", rule="DIG-01", tensor=record.name)
+        if record.coder in RUN_CODERS and n_kept != record.n_kept:
+            raise CorruptError(
+                f"{n_kept} words are kept, not {record.n_kept}", rule="DIG-02", tensor=record.name
+            )
+        return TensorData(record.dtype, record.shape, self.out)
+
+
+@contextmanager
+def located(record: TensorRecord, chunk: ChunkRecord, skipped: int = 0) -> Iterator[None]:
+    """Add tensor and offset to errors that do not know them."""
+    try:
+        yield
+    except DecodeError as error:
+        error.tensor = record.name
+        error.offset = chunk.offset + skipped + (error.offset or 0)
+        raise

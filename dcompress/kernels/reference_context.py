@@ -1,0 +1,256 @@
+"""Context-coded symbols in plain Python and NumPy: decoding, coding, and counting (spec 9.7).
+
+A chunk is rows of ``row_words`` words. Lane k of n decodes rows k, k + n, ...; all lanes step through a
+column before the next one, and take their 16-bit words from one stream. The context of a symbol is the sum
+of its row's base, its column's base, the level of the word to its left (times 8), the level of the word
+``distance`` to its left, and the quantiser that the trellis has come to.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcompress.kernels.status import OK, OUT_OF_RANGE, SHORT, SURPLUS, UNFINISHED
+
+__all__ = [
+    "FLIP",
+    "INVALID",
+    "LEVEL_STRIDE",
+    "LOWEST_STATE",
+    "NO_LEVEL",
+    "PADDING_WORDS",
+    "WIDE",
+    "ContextTables",
+    "context_costs",
+    "context_counts",
+    "decode_contexts",
+    "encode_contexts",
+]
+
+FLIP = 128  # in a context: its symbols have their signs turned round
+INVALID = 128  # in a level: the symbol stands for no label
+WIDE = 64  # in a level: the symbol has raw bits, and its label is found when they are read
+NO_LEVEL = 3  # levels are -3..3, kept as 0..6
+LEVEL_STRIDE = 64  # contexts of one class and quantiser: level to the left * 8 + the other one
+LOWEST_STATE = 1 << 16
+PADDING_WORDS = 40  # words beyond the end that a kernel may look at
+
+U8 = NDArray[np.uint8]
+U64 = NDArray[np.uint64]
+
+
+class ContextTables(NamedTuple):
+    """What a tensor's chunks are decoded with.
+
+    Attributes
+    ----------
+    contexts : ndarray of uint8
+        Table by context, FLIP set where signs are turned round. The second quantiser's stand ``span`` on.
+    tables : ndarray of shape (n_tables << precision,), uint32
+        By table and low bits of the state: symbol (7 bits), frequency (13 bits), offset (12 bits).
+    values : ndarray of shape (512,), words
+        Word by quantiser (256) and symbol with flip (128).
+    levels : ndarray of shape (512,), uint8
+        Level (times 8) likewise, with INVALID where no label belongs to the symbol, or WIDE.
+    lookup : ndarray of words
+        Word by place in the grid.
+    successors : ndarray of uint8
+        Next state by ``2 * state + parity``; None without a trellis.
+    raw_bits, bases : ndarray of shape (n_symbols,)
+        Raw bits and smallest magnitude by symbol.
+    span, precision, origin, distance : int
+        Contexts of one quantiser; bits of the frequencies; place of zero in the grid; which word to the left
+        the second level is taken from.
+    """
+
+    contexts: U8
+    tables: NDArray[np.uint32]
+    values: NDArray[Any]
+    levels: U8
+    lookup: NDArray[Any]
+    successors: U8 | None
+    raw_bits: U8
+    bases: NDArray[np.uint16]
+    span: int
+    precision: int
+    origin: int
+    distance: int
+
+
+def decode_contexts(
+    words: NDArray[np.uint16],
+    states: U64,
+    row_bases: U64,
+    column_bases: U64,
+    given: ContextTables,
+    out: NDArray[Any],
+) -> int:
+    """Decode a chunk of whole rows; return OK or what is wrong.
+
+    ``words`` ends in PADDING_WORDS zeros; there is a lane for each of ``states``.
+    """
+    n_words = words.size - PADDING_WORDS
+    stream = words.tolist()
+    contexts, table, levels = given.contexts.tolist(), given.tables, given.levels.tolist()
+    successors = [0, 0] if given.successors is None else given.successors.tolist()
+    raw_bits, bases = given.raw_bits.tolist(), given.bases.tolist()
+    columns, precision, distance = column_bases.tolist(), given.precision, given.distance
+    width, mask, doubling = len(columns), (1 << precision) - 1, len(successors) > 2
+    xs, trellis = states.tolist(), [0] * states.size
+    entries = table.tolist() if table.size <= 4 * out.size else table
+    place, seen = 0, 0
+    for first in range(0, row_bases.size, len(xs)):
+        rows = row_bases[first : first + len(xs)].tolist()
+        recent = [[NO_LEVEL] * distance + [0] * width for _ in rows]
+        found: list[int] = []
+        for column, column_base in enumerate(columns):
+            if place > n_words:
+                return SHORT
+            for lane, row_base in enumerate(rows):
+                levels_of = recent[lane]
+                left = levels_of[column + distance - 1] if column else NO_LEVEL
+                quantiser = trellis[lane] & 1
+                at = row_base + column_base + 8 * left + levels_of[column] + quantiser * given.span
+                context = contexts[at]
+                x = xs[lane]
+                entry = int(entries[(context & 127) << precision | x & mask])
+                x = (entry >> 12 & 0x1FFF) * (x >> precision) + (entry & 0xFFF)
+                if x < LOWEST_STATE:
+                    x = x << 16 | stream[place]
+                    place += 1
+                kind = entry >> 25
+                symbol = kind | context & FLIP
+                parity = kind + 1 >> 1 & 1
+                level = levels[quantiser << 8 | symbol]
+                if not level & WIDE:
+                    found.append(quantiser << 8 | symbol)
+                else:
+                    parity = x & 1
+                    magnitude = bases[kind] + (x & (1 << raw_bits[kind]) - 1)
+                    x >>= raw_bits[kind]
+                    if x < LOWEST_STATE:
+                        x = x << 16 | stream[place]
+                        place += 1
+                    if doubling:
+                        magnitude = 2 * magnitude - quantiser
+                    negative = (kind & 1 == 0) != (symbol >= FLIP)
+                    label = given.origin - magnitude if negative else given.origin + magnitude
+                    level &= WIDE - 1
+                    if not 0 <= label < given.lookup.size:
+                        label, level = 0, level | INVALID
+                    found.append(~label)
+                seen |= level
+                levels_of[column + distance] = level >> 3 & 7
+                trellis[lane] = successors[trellis[lane] << 1 | parity]
+                xs[lane] = x
+        places = np.array(found).reshape(width, len(rows)).T
+        wide = places < 0
+        group = given.values[np.where(wide, 0, places)]
+        group[wide] = given.lookup[~places[wide]]
+        out[first * width : (first + len(rows)) * width] = group.reshape(-1)
+        if seen & INVALID:
+            break
+    return _status(place, n_words, xs, seen)
+
+
+def _status(place: int, n_words: int, states: list[int], seen: int) -> int:
+    """Return what the end of a chunk says about it."""
+    if place > n_words:
+        return SHORT
+    if seen & INVALID:
+        return OUT_OF_RANGE
+    if place < n_words:
+        return SURPLUS
+    return UNFINISHED if any(x != LOWEST_STATE for x in states) else OK
+
+
+def encode_contexts(
+    tables: U8,
+    symbols: U8,
+    raws: NDArray[np.uint16],
+    starts: NDArray[np.uint16],
+    frequencies: NDArray[np.uint16],
+    raw_bits: U8,
+    n_lanes: int,
+    precision: int,
+) -> NDArray[np.uint16]:
+    """Return the words of a chunk, the states of its lanes before them (low half first).
+
+    Parameters
+    ----------
+    tables, symbols, raws : ndarray of shape (n_rows, row_words)
+        Table, symbol as it stands in the table, and raw value of each word.
+    starts, frequencies : ndarray of shape (n_tables, n_symbols)
+        Where a symbol's slots start, and how many it has.
+    raw_bits : ndarray of shape (n_symbols,)
+        Raw bits by symbol.
+    """
+    n_rows, width = tables.shape
+    states = [LOWEST_STATE] * n_lanes
+    words: list[int] = []
+    for first in reversed(range(0, n_rows, n_lanes)):
+        group = slice(first, first + n_lanes)
+        some_start = starts[tables[group], symbols[group]].tolist()
+        some_frequency = frequencies[tables[group], symbols[group]].tolist()
+        some_raw, some_bits = raws[group].tolist(), raw_bits[symbols[group]].tolist()
+        for column in reversed(range(width)):
+            for lane in reversed(range(len(some_raw))):
+                x = states[lane]
+                n_bits = some_bits[lane][column]
+                if n_bits:
+                    if x >= 1 << (32 - n_bits):
+                        words.append(x & 0xFFFF)
+                        x >>= 16
+                    x = x << n_bits | some_raw[lane][column]
+                frequency = some_frequency[lane][column]
+                if x >= frequency << (32 - precision):
+                    words.append(x & 0xFFFF)
+                    x >>= 16
+                states[lane] = (x // frequency << precision) + x % frequency + some_start[lane][column]
+    head = [half for x in states for half in (x & 0xFFFF, x >> 16)]
+    return np.array(head + words[::-1], np.uint16)
+
+
+def context_counts(
+    symbols: U8,
+    neighbours: U8,
+    row_classes: NDArray[np.int64],
+    column_classes: NDArray[np.int64],
+    counts: NDArray[np.int64],
+) -> None:
+    """Add to ``counts`` (class, neighbours, symbol) the words of a matrix of symbols."""
+    n_classes, n_neighbours, n_symbols = counts.shape
+    for row in range(symbols.shape[0]):
+        classes = np.clip(row_classes[row] + column_classes, 0, n_classes - 1)
+        place = (classes * n_neighbours + neighbours[row]) * n_symbols + symbols[row]
+        counts.reshape(-1)[:] += np.bincount(place, minlength=counts.size)
+
+
+def context_costs(
+    symbols: U8,
+    neighbours: U8,
+    row_classes: NDArray[np.int64],
+    column_classes: NDArray[np.int64],
+    costs: NDArray[np.int32],
+    by_row: NDArray[np.int64],
+    by_column: NDArray[np.int64],
+) -> None:
+    """Add what each row, and each column, would cost in each of the classes that it could have.
+
+    ``costs`` (neighbours, symbol, class) is in 1/256 bit; ``by_row`` (row, candidate) and ``by_column``
+    (column, candidate) take candidate c - n_candidates // 2 for the class of the row, or add it to those of
+    row and column. An empty array is left out.
+    """
+    n_classes = costs.shape[2]
+    for row in range(symbols.shape[0]):
+        some = costs[neighbours[row], symbols[row]]
+        for candidate in range(by_row.shape[1]):
+            classes = np.clip(column_classes + (candidate - by_row.shape[1] // 2), 0, n_classes - 1)
+            by_row[row, candidate] += some[np.arange(classes.size), classes].sum()
+        for candidate in range(by_column.shape[1]):
+            shift = row_classes[row] + candidate - by_column.shape[1] // 2
+            classes = np.clip(column_classes + shift, 0, n_classes - 1)
+            by_column[:, candidate] += some[np.arange(classes.size), classes]

@@ -1,0 +1,312 @@
+"""Stage 3 of tensors: each takes the form that costs least; small ones share a table set with others.
+
+``encode_tensor`` is a pure function of its tensor, ``encode_group`` one of its tensors, so they can run
+anywhere, in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcompress.checksum import fold, partial_sum
+from dcompress.choice import Choice, choose_plain, choose_shared, table_bytes
+from dcompress.coding import Codebook
+from dcompress.coding.context import lanes_of
+from dcompress.coding.tables import ascending_order
+from dcompress.constants import CODER_CONTEXT, CODER_RAW, MAX_LABELS, RUN_CODERS, SHARED_CODERS
+from dcompress.container.writer import CodedTensor
+from dcompress.grid import GridTensor, fits_grid, rows_shift
+from dcompress.modelling import ContextModel, fit_contexts
+from dcompress.settings import DEFAULT_EFFORT
+from dcompress.stages import SharedTensor, TensorData, Words
+from dcompress.values import find_values
+
+__all__ = ["GROUP_WORDS", "Prepared", "encode_group", "encode_tensor", "prepare", "recognise", "word_source"]
+
+GROUP_WORDS = 1 << 24  # words of the tensors that are fitted together, beyond which the next group begins
+# By effort: how often classes are moved, and how many neighbours count; of several tries the best is taken.
+_TRIES = (
+    *[((0, 2),)] * 4,
+    ((1, 2),),
+    ((2, 2),),
+    ((3, 2),),
+    ((2, 2), (5, 2), (3, 0)),
+    ((2, 2), (4, 2), (8, 2), (4, 1), (4, 0)),
+)
+_FIRST_EFFORT = 4  # from which on the context coder is tried
+_MAX_GRID = 1 << 27  # words of a tensor, beyond which its classes would take too much memory
+_THOROUGH = 7  # the effort from which on only size counts
+_HANDICAP = (1.03, 1.002)  # how much more the faster coders may cost, below that effort and from it on
+_DENSE = 0.25  # kept words, as a fraction, from which on runs are not fast either
+_WORTH = 0.1  # of the bits that say where kept words are: what classes must promise to save
+_STATE_BITS = 16  # what a lane costs beside its symbols
+_SURE = 0.9  # a stream takes no less than this part of what it was said to cost
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A tensor with the best of the coders that need no other tensor.
+
+    Attributes
+    ----------
+    tensor : TensorData or SharedTensor
+        What is to be coded.
+    shared : SharedTensor or None
+        Its labels, if it has few enough values.
+    choice : Choice or None
+        None for a tensor without words, and before contexts were tried.
+    in_grid : bool
+        Whether the context coder is to be tried.
+    """
+
+    tensor: TensorData | SharedTensor
+    shared: SharedTensor | None
+    choice: Choice | None
+    in_grid: bool = False
+
+    @property
+    def n_words(self) -> int:
+        """Words of the tensor."""
+        return _size(self.tensor)
+
+
+def recognise(tensor: TensorData) -> SharedTensor | None:
+    """Return a tensor of few distinct values as labels and codebook, exactly; None if it has many.
+
+    Notes
+    -----
+    The bound is 4,096 values, the largest alphabet of the format: beyond it, byte planes come out smaller.
+    """
+    n_words = tensor.words.size
+    if n_words == 0:
+        return None
+
+    def label_order(values: Words) -> NDArray[np.intp]:
+        # Label 0 means the word 0; the others follow in ascending order of value.
+        order = ascending_order(tensor.dtype, values)
+        return np.concatenate([order[values[order] == 0], order[values[order] != 0]])
+
+    def rank(values: Words) -> NDArray[np.uint16]:
+        ranks = np.empty(values.size, np.uint16)
+        ranks[label_order(values)] = np.arange(values.size, dtype=np.uint16)
+        return ranks
+
+    found = find_values(tensor.words, min(MAX_LABELS, n_words // 4 + 1), rank)
+    if found is None:
+        return None
+    values, labels = found
+    codebook = values[label_order(values)]
+    has_zero = bool(codebook[0] == 0)
+    return SharedTensor(tensor.dtype, tensor.shape, codebook[None, has_zero:], labels, has_zero)
+
+
+def _size(tensor: TensorData | SharedTensor) -> int:
+    return tensor.labels.size if isinstance(tensor, SharedTensor) else tensor.words.size
+
+
+def encode_tensor(tensor: TensorData | SharedTensor, executor: Executor | None = None) -> CodedTensor:
+    """Return the smallest coded form of a tensor that stands alone, without a table set.
+
+    Parameters
+    ----------
+    tensor : TensorData or SharedTensor
+        Lossless words, or what stage 2 made. Words with few distinct values are recognised.
+    executor : Executor, optional
+        Where to code chunks side by side. The result does not depend on it.
+
+    Notes
+    -----
+    Every coder that can hold the tensor is costed exactly, tables included; the smallest wins.
+    """
+    return _encode(prepare(tensor, 0), executor)
+
+
+def prepare(tensor: TensorData | SharedTensor, effort: int = DEFAULT_EFFORT) -> Prepared:
+    """Return a tensor with the best of the coders that need no other tensor, ready for `encode_group`."""
+    n_words = _size(tensor)
+    if n_words == 0:
+        return Prepared(tensor, None, None)
+    shared = tensor if isinstance(tensor, SharedTensor) else recognise(tensor)
+    if shared is not None and not (shared.n_labels <= MAX_LABELS and Codebook.of(shared).fits):
+        shared = None
+    fits = shared is not None and effort >= _FIRST_EFFORT and n_words <= _MAX_GRID and fits_grid(shared)
+    if shared is not None and fits and (effort >= _THOROUGH or _gains_much(shared)):
+        return Prepared(tensor, shared, None, True)
+    return Prepared(tensor, shared, _alone(tensor, shared))
+
+
+def _alone(
+    tensor: TensorData | SharedTensor, shared: SharedTensor | None, to_beat: float = np.inf
+) -> Choice | None:
+    """Return the best of the coders that need no other tensor; None if none costs less than ``to_beat``."""
+    best = None if shared is None else choose_shared(shared, to_beat)
+    least = min(to_beat, np.inf if best is None else best.cost)
+    # A codebook at less than half of the bits of a word leaves nothing for the lossless coders to win.
+    if least > 4 * tensor.dtype.word_bytes * _size(tensor):
+        plain = choose_plain(tensor.dtype, word_source(tensor)(0, _size(tensor)))
+        best = plain if plain.cost < least else best
+    return best
+
+
+def _gains_much(shared: SharedTensor) -> bool:
+    """Return whether contexts promise enough for a tensor to forgo the speed of runs: see `_WORTH`."""
+    if not shared.has_zero:
+        return True
+    rows = shared.labels.reshape(-1, max(1, shared.labels.size // (shared.shape[0] if shared.shape else 1)))
+    kept = rows != 0
+    density = float(kept.mean())
+    if density >= _DENSE or density == 0:
+        return True
+    # The entropy of where the kept words are, for all alike and for rows and columns each of their own.
+    whole = _entropy(np.array([density]))[0] * rows.size
+    by_row = _entropy(kept.mean(axis=1)).sum() * rows.shape[1] + rows.shape[0]
+    by_column = _entropy(kept.mean(axis=0)).sum() * rows.shape[0] + rows.shape[1]
+    return bool(2 * whole - by_row - by_column > _WORTH * whole)
+
+
+def _entropy(chances: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """Return the bits of a choice of two."""
+    p = np.clip(chances, 1e-12, 1 - 1e-12)
+    return np.asarray(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)))
+
+
+def encode_group(
+    group: Sequence[Prepared],
+    set_number: int,
+    effort: int = DEFAULT_EFFORT,
+    executor: Executor | None = None,
+) -> tuple[list[CodedTensor], bytes | None]:
+    """Return coded tensors, and the table set that those of them share that are smaller with it.
+
+    Parameters
+    ----------
+    group : sequence of Prepared
+        Fitted together.
+    set_number : int
+        Number that the table set will have in the frame.
+    effort : int
+        How long to look for good classes.
+    executor : Executor, optional
+        Where to code chunks side by side. The result does not depend on it.
+    """
+    grids = {n: GridTensor.of(one.shared) for n, one in enumerate(group) if one.in_grid and one.shared}
+    chosen = list(group)
+    alone: dict[int, Choice | None] = {}
+    members = list(grids)
+    table_set = None
+    while members:  # again without those that are better off alone
+        models = [fit_contexts([grids[number] for number in members], *how) for how in _TRIES[effort - 1]]
+        model = min(models, key=lambda one: one.total_bits)
+        table_set = model.tables.to_bytes()
+        lost, saved = [], -8.0 * len(table_set)
+        for place, number in enumerate(members):
+            one = group[number]
+            assert one.shared is not None
+            choice = _context_choice(model, place, grids[number], Codebook.of(one.shared), set_number)
+            if alone.get(number) is None:
+                # Who costs more even with the whole table set on top need not be looked at closely.
+                cap = np.inf if effort >= _THOROUGH else choice.cost + 8 * len(table_set)
+                alone[number] = _alone(one.tensor, one.shared, cap)
+            other = alone[number]
+            if other is not None and other.cost <= choice.cost * _HANDICAP[effort >= _THOROUGH]:
+                lost.append(number)
+            else:
+                saved += np.inf if other is None else other.cost - choice.cost
+            chosen[number] = replace(one, choice=choice)
+        if not lost and saved > 0:
+            break
+        # All go if the set does not pay, and the rest may fit better without those that left.
+        for number in lost or members:
+            chosen[number] = replace(group[number], choice=alone[number])
+        members = [number for number in members if lost and number not in lost]
+        table_set = None
+    return [_encode(one, executor) for one in chosen], table_set
+
+
+def _context_choice(
+    model: ContextModel, place: int, grid: GridTensor, codebook: Codebook, set_number: int
+) -> Choice:
+    """Return what one of a model's tensors costs."""
+    coder = model.coder(place, grid, codebook, set_number)
+    shift = rows_shift(grid.geometry)
+    n_chunks = -(-grid.geometry.n_rows >> shift) if shift else 1
+    lanes = n_chunks * lanes_of(grid.geometry.n_rows, grid.grid.size)
+    cost = model.bits[place] + 8 * len(table_bytes(coder)) + _STATE_BITS * lanes
+    return Choice(cost if coder.classes.fit(_SURE * cost / 8) else float("inf"), coder, shift)
+
+
+def _encode(one: Prepared, executor: Executor | None) -> CodedTensor:
+    """Return a tensor coded as chosen."""
+    if one.choice is None:
+        return CodedTensor(one.tensor.dtype, one.tensor.shape, CODER_RAW, 0, 0, 0, (), 0)
+    return _encode_chunks(one.tensor, one.shared, one.choice, word_source(one.tensor), executor)
+
+
+def word_source(tensor: TensorData | SharedTensor) -> Callable[[int, int], Words]:
+    """Return a function that gives any stretch of the decoded words."""
+    if isinstance(tensor, TensorData):
+        words = tensor.words
+        return lambda first, last: words[first:last]
+    lookup = tensor.lookup()
+    labels = tensor.labels
+    stretch = labels.size // tensor.n_groups
+
+    def gather(first: int, last: int) -> Words:
+        groups = np.arange(first, last) // stretch if tensor.n_groups > 1 else 0
+        words: Words = lookup[groups, labels[first:last]]
+        return words
+
+    return gather
+
+
+def _encode_chunks(
+    tensor: TensorData | SharedTensor,
+    shared: SharedTensor | None,
+    choice: Choice,
+    words_of: Callable[[int, int], Words],
+    executor: Executor | None,
+) -> CodedTensor:
+    """Code every chunk, and digest the words that a decoder must give back."""
+    n_words = tensor.labels.size if isinstance(tensor, SharedTensor) else tensor.words.size
+    coder, shift = choice.coder, choice.chunk_shift
+    step = 1 << shift if shift else n_words
+    if shift and coder.number == CODER_CONTEXT:
+        step *= n_words // tensor.shape[0]
+    word_bytes = tensor.dtype.word_bytes
+
+    def code_one(first: int) -> tuple[bytes, int]:
+        last = min(n_words, first + step)
+        words = words_of(first, last)
+        symbols: NDArray[Any] = words
+        if coder.number in SHARED_CODERS:
+            assert shared is not None
+            symbols = shared.labels[first:last]
+        return coder.encode_chunk(symbols, first), partial_sum(words, first * word_bytes, n_words)
+
+    starts = range(0, n_words, step)
+    done: Iterator[tuple[bytes, int]] = map(code_one, starts)
+    if executor is not None and len(starts) > 1:
+        done = iter(executor.map(code_one, starts))
+    chunks, sums = zip(*done, strict=True)
+    n_labels = n_kept = 0
+    if coder.number in SHARED_CODERS:
+        assert shared is not None
+        n_labels = shared.n_labels
+        n_kept = int(np.count_nonzero(shared.labels)) if coder.number in RUN_CODERS else 0
+    first_chunk = table_bytes(coder) + chunks[0]
+    return CodedTensor(
+        tensor.dtype,
+        tensor.shape,
+        coder.number,
+        n_labels,
+        n_kept,
+        shift,
+        (first_chunk, *chunks[1:]),
+        fold(sum(sums)),
+    )
