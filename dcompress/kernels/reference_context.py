@@ -8,6 +8,7 @@ of its row's base, its column's base, the level of the word to its left (times 8
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ WIDE = 64  # in a level: the symbol has raw bits, and its label is found when th
 NO_LEVEL = 3  # levels are -3..3, kept as 0..6
 LEVEL_STRIDE = 64  # contexts of one class and quantiser: level to the left * 8 + the other one
 LOWEST_STATE = 1 << 16
+_BLOCK = 1 << 16
 PADDING_WORDS = 40  # words beyond the end that a kernel may look at
 
 U8 = NDArray[np.uint8]
@@ -223,10 +225,17 @@ def context_counts(
 ) -> None:
     """Add to ``counts`` (class, neighbours, symbol) the words of a matrix of symbols."""
     n_classes, n_neighbours, n_symbols = counts.shape
-    for row in range(symbols.shape[0]):
-        classes = np.clip(row_classes[row] + column_classes, 0, n_classes - 1)
-        place = (classes * n_neighbours + neighbours[row]) * n_symbols + symbols[row]
-        counts.reshape(-1)[:] += np.bincount(place, minlength=counts.size)
+    for part in _row_blocks(symbols):
+        classes = np.clip(row_classes[part, None] + column_classes, 0, n_classes - 1)
+        places = (classes * n_neighbours + neighbours[part]) * n_symbols + symbols[part]
+        counts.reshape(-1)[:] += np.bincount(places.reshape(-1), minlength=counts.size)
+
+
+def _row_blocks(symbols: U8) -> Iterator[slice]:
+    """Cut a matrix into blocks of rows: large enough for NumPy, small enough for a cache."""
+    step = max(1, _BLOCK // max(1, symbols.shape[1]))
+    for first in range(0, symbols.shape[0], step):
+        yield slice(first, first + step)
 
 
 def context_costs(
@@ -244,13 +253,14 @@ def context_costs(
     (column, candidate) take candidate c - n_candidates // 2 for the class of the row, or add it to those of
     row and column. An empty array is left out.
     """
-    n_classes = costs.shape[2]
-    for row in range(symbols.shape[0]):
-        some = costs[neighbours[row], symbols[row]]
+    _, n_symbols, n_classes = costs.shape
+    flat = costs.reshape(-1)
+    for part in _row_blocks(symbols):
+        first = (neighbours[part].astype(np.int64) * n_symbols + symbols[part]) * n_classes
         for candidate in range(by_row.shape[1]):
             classes = np.clip(column_classes + (candidate - by_row.shape[1] // 2), 0, n_classes - 1)
-            by_row[row, candidate] += some[np.arange(classes.size), classes].sum()
+            by_row[part, candidate] += flat[first + classes].sum(axis=1)
         for candidate in range(by_column.shape[1]):
-            shift = row_classes[row] + candidate - by_column.shape[1] // 2
+            shift = row_classes[part, None] + (candidate - by_column.shape[1] // 2)
             classes = np.clip(column_classes + shift, 0, n_classes - 1)
-            by_column[:, candidate] += some[np.arange(classes.size), classes]
+            by_column[:, candidate] += flat[first + classes].sum(axis=0)

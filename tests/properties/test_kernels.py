@@ -278,3 +278,23 @@ def test_gather_blocks(n_bytes, block, symbol_type, n_words, seed):
         kernel.gather_blocks(values, symbols, out.words)
         assert out.intact
         np.testing.assert_array_equal(out.words, values[symbols].reshape(-1)[:n_words])
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 40), st.integers(1, 300), st.integers(0, 9), st.integers(0, 9), st.integers(1, 6), seeds)
+def test_counts_and_costs_of_contexts(n_rows, width, n_of_rows, n_of_columns, n_classes, seed):
+    rng = np.random.default_rng(seed)
+    symbols, near = (rng.integers(0, n, (n_rows, width)).astype(np.uint8) for n in (7, 5))
+    rows, columns = rng.integers(-9, 9, n_rows), rng.integers(-9, 9, width)
+    costs = rng.integers(0, 5000, (5, 7, n_classes)).astype(np.int32)
+    results = []
+    for kernel in BOTH:
+        counts = np.zeros((n_classes, 5, 7), np.int64)
+        by_row = np.zeros((n_rows if n_of_rows else 0, n_of_rows), np.int64)
+        by_column = np.zeros((width if n_of_columns else 0, n_of_columns), np.int64)
+        kernel.context_counts(symbols, near, rows, columns, counts)
+        kernel.context_costs(symbols, near, rows, columns, costs, by_row, by_column)
+        assert counts.sum() == symbols.size
+        results.append((counts, by_row, by_column))
+    for slow, fast in zip(*results, strict=True):
+        np.testing.assert_array_equal(slow, fast)
