@@ -96,7 +96,7 @@ def choose_shared(shared: SharedTensor, to_beat: float = np.inf) -> Choice | Non
     codebook.write(writer)
     common = 8 * len(writer.finish())
     best = None
-    if 0 < density < 1:
+    if 0 < density < 1 and codebook.n_labels <= labels.size:
         best = _choose_sparse(codebook, labels, density, to_beat - common)
     cost = to_beat - common if best is None else best.cost
     if not _hopeless(codebook, labels, cost):
@@ -123,6 +123,8 @@ def _choose_dense(codebook: Codebook, labels: NDArray[np.uint16], to_beat: float
     cost: float = fixed.n_bits * labels.size + _code_bits(fixed)
     best = Choice(cost, fixed, shift) if cost < to_beat else None
     to_beat = min(cost, to_beat)
+    if codebook.n_labels > labels.size:
+        return best  # no code for so many labels pays in so few words
     for coder, cost in Labels.fit(codebook, labels, 1 << shift if shift else labels.size, to_beat):
         cost += _code_bits(coder)
         if cost < to_beat:

@@ -205,7 +205,7 @@ def encode_checkpoint(
     names = {name: checkpoint.ties.get(name) for name in compressed}
     coded = {name: first if first is not None else done[name].coded for name, first in names.items()}
     reports = [done[name] for name, first in names.items() if first is None]
-    sections = _sections(checkpoint, recipe, reports, receipt)
+    sections = _sections(checkpoint, recipe, effort, reports, receipt)
     head = write_head(coded, checkpoint.metadata, sections, table_sets)
     return EncodedFrame(head, tuple(reports), tuple(sections), tuple(table_sets))
 
@@ -266,19 +266,20 @@ def measure_error(original: TensorData, tensor: TensorData | SharedTensor) -> tu
 
 
 def _sections(
-    checkpoint: Checkpoint, recipe: Recipe, reports: list[TensorReport], receipt: bool
+    checkpoint: Checkpoint, recipe: Recipe, effort: int, reports: list[TensorReport], receipt: bool
 ) -> list[Section]:
     """Return the ancillary sections of a frame."""
     sections = []
     changed = {number: report for number, report in enumerate(reports) if report.noise}
     if receipt and changed:
         errors = {str(number): [_short(r.signal), _short(r.noise)] for number, r in changed.items()}
-        sections.append(
-            Section(
-                SECTION_RECEIPT,
-                _pack_json({"version": _RECEIPT_VERSION, "recipe": recipe.to_dict(), "errors": errors}),
-            )
-        )
+        content = {
+            "version": _RECEIPT_VERSION,
+            "recipe": recipe.to_dict(),
+            "effort": effort,
+            "errors": errors,
+        }
+        sections.append(Section(SECTION_RECEIPT, _pack_json(content)))
     if checkpoint.torch_extra:
         sections.append(Section(SECTION_TORCH, _pack_json(checkpoint.torch_extra)))
     return sections

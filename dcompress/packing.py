@@ -45,6 +45,7 @@ _THOROUGH = 7  # the effort from which on only size counts
 _HANDICAP = (1.03, 1.002)  # how much more the faster coders may cost, below that effort and from it on
 _DENSE = 0.25  # kept words, as a fraction, from which on runs are not fast either
 _WORTH = 0.1  # of the bits that say where kept words are: what classes must promise to save
+_NEAR = 8.0  # bits by which a cost may be wrong
 _STATE_BITS = 16  # what a lane costs beside its symbols
 _SURE = 0.9  # a stream takes no less than this part of what it was said to cost
 
@@ -204,26 +205,31 @@ def encode_group(
         models = [fit_contexts([grids[number] for number in members], *how) for how in _TRIES[effort - 1]]
         model = min(models, key=lambda one: one.total_bits)
         table_set = model.tables.to_bytes()
-        lost, saved = [], -8.0 * len(table_set)
-        for place, number in enumerate(members):
+        choices = [
+            _context_choice(model, place, grids[number], Codebook.of(one.shared), set_number)
+            for place, number in enumerate(members)
+            if (one := group[number]).shared is not None
+        ]
+        # Each bears its share of the table set; who then costs more alone need not be looked at closely.
+        burden = 1 + 8 * len(table_set) / sum(choice.cost for choice in choices)
+        lost, saved = [], 0.0
+        for number, choice in zip(members, choices, strict=True):
             one = group[number]
-            assert one.shared is not None
-            choice = _context_choice(model, place, grids[number], Codebook.of(one.shared), set_number)
             if alone.get(number) is None:
-                # Who costs more even with the whole table set on top need not be looked at closely.
-                cap = np.inf if effort >= _THOROUGH else choice.cost + 8 * len(table_set)
+                cap = choice.cost * max(burden, _HANDICAP[effort >= _THOROUGH]) + _NEAR
                 alone[number] = _alone(one.tensor, one.shared, cap)
             other = alone[number]
             if other is not None and other.cost <= choice.cost * _HANDICAP[effort >= _THOROUGH]:
                 lost.append(number)
-            else:
-                saved += np.inf if other is None else other.cost - choice.cost
+            saved += choice.cost * (burden - 1) + _NEAR if other is None else other.cost - choice.cost
             chosen[number] = replace(one, choice=choice)
+        saved -= 8 * len(table_set)
         if not lost and saved > 0:
             break
         # All go if the set does not pay, and the rest may fit better without those that left.
         for number in lost or members:
-            chosen[number] = replace(group[number], choice=alone[number])
+            one = group[number]
+            chosen[number] = replace(one, choice=alone[number] or _alone(one.tensor, one.shared))
         members = [number for number in members if lost and number not in lost]
         table_set = None
     return [_encode(one, executor) for one in chosen], table_set

@@ -65,34 +65,25 @@ def context_counts(symbols, neighbours, row_classes, column_classes, counts):
 @njit(cache=True, nogil=True)
 def context_costs(symbols, neighbours, row_classes, column_classes, costs, by_row, by_column):
     """Add what each row, and each column, would cost in each of the classes that it could have."""
-    if by_row.size:
-        padded = _padded(costs, by_row.shape[1])
-        for row in range(symbols.shape[0]):
-            for column in range(symbols.shape[1]):
-                cost = padded[neighbours[row, column], symbols[row, column]]
+    for row in range(symbols.shape[0]):
+        for column in range(symbols.shape[1]):
+            cost = costs[neighbours[row, column], symbols[row, column]]
+            if by_row.size:
                 _add(by_row[row], cost, column_classes[column])
-    if by_column.size:
-        padded = _padded(costs, by_column.shape[1])
-        for row in range(symbols.shape[0]):
-            for column in range(symbols.shape[1]):
-                cost = padded[neighbours[row, column], symbols[row, column]]
+            if by_column.size:
                 _add(by_column[column], cost, row_classes[row] + column_classes[column])
 
 
 @njit(cache=True, nogil=True)
-def _padded(costs, n_candidates):
-    """Return costs with the first and the last class repeated, so that no candidate falls outside."""
-    n_classes = costs.shape[2]
-    padded = np.empty((costs.shape[0], costs.shape[1], n_classes + 2 * n_candidates), np.int32)
-    for k in range(padded.shape[2]):
-        padded[:, :, k] = costs[:, :, min(max(k - n_candidates, 0), n_classes - 1)]
-    return padded
-
-
-@njit(cache=True, nogil=True)
 def _add(totals, cost, middle):
-    """Add what a word costs in the classes around ``middle``."""
+    """Add what a word costs in the classes around ``middle``, those beyond the ends being like the last."""
     n = totals.size
-    first = min(max(middle - n // 2, -n), cost.size - 2 * n) + n
-    for k in range(n):
+    first = middle - n // 2
+    low = min(max(-first, 0), n)
+    high = max(min(cost.size - first, n), low)
+    for k in range(low):
+        totals[k] += cost[0]
+    for k in range(low, high):
         totals[k] += cost[first + k]
+    for k in range(high, n):
+        totals[k] += cost[cost.size - 1]

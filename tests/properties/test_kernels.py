@@ -281,7 +281,9 @@ def test_gather_blocks(n_bytes, block, symbol_type, n_words, seed):
 
 
 @settings(max_examples=60)
-@given(st.integers(0, 40), st.integers(1, 300), st.integers(0, 9), st.integers(0, 9), st.integers(1, 6), seeds)
+@given(
+    st.integers(0, 40), st.integers(1, 300), st.integers(0, 9), st.integers(0, 9), st.integers(1, 6), seeds
+)
 def test_counts_and_costs_of_contexts(n_rows, width, n_of_rows, n_of_columns, n_classes, seed):
     rng = np.random.default_rng(seed)
     symbols, near = (rng.integers(0, n, (n_rows, width)).astype(np.uint8) for n in (7, 5))

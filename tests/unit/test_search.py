@@ -287,7 +287,7 @@ def test_a_curve():
     assert search.n_trials <= 12
     assert sizes[-1] < curve.balanced.n_bytes * 1.2 < curve.lossless.n_bytes
     assert curve.lossless.sqnr == math.inf
-    assert curve.balanced.n_bytes == encode_checkpoint(checkpoint(), Recipe()).n_bytes
+    assert curve.balanced.n_bytes == encode_checkpoint(checkpoint(), Recipe(), **FAST).n_bytes
     assert curve.missed == ()
     assert trace_curve(search, [20, 300], 0.35).missed == (300,)
 
