@@ -15,6 +15,7 @@ _TABLE_BITS = 8.0  # what a table costs, and each of its symbols
 _SYMBOL_BITS = 2.5
 _STAY_BITS = 0.3  # to say that a context has the table of the class before, or another one
 _MOVE_BITS = 2.0
+_UNIT = 256.0
 _SYMBOL_MAGNITUDES = BUCKET_BASES[(np.arange(N_SYMBOLS) + 1) // 2].astype(np.float64)
 _SYMBOL_SIGNS = np.where(np.arange(N_SYMBOLS) % 2 == 1, 1.0, -1.0) * (np.arange(N_SYMBOLS) > 0)
 
@@ -26,7 +27,7 @@ def _entropy(counts: Floats) -> Floats:
     """Return the bits of counts along the last axis under their own statistics."""
     total = counts.sum(axis=-1)
     inner = (counts * np.log2(np.maximum(counts, 1))).sum(axis=-1)
-    return np.asarray(total * np.log2(np.maximum(total, 1)) - inner)
+    return np.asarray(np.rint(_UNIT * (total * np.log2(np.maximum(total, 1)) - inner)) / _UNIT)
 
 
 def cluster_contexts(counts: I64) -> I64:
@@ -54,17 +55,21 @@ def cluster_contexts(counts: I64) -> I64:
     return _smooth(counts, ordered)
 
 
+def _costs(tables: Floats) -> Floats:
+    """Return what symbols cost under tables, in 1/256 bit; what a table lacks is dear, not impossible."""
+    leaned = tables + 0.02
+    return np.asarray(np.rint(-_UNIT * np.log2(leaned / leaned.sum(axis=1, keepdims=True))))
+
+
 def _smooth(counts: I64, tables: Floats) -> I64:
     """Return a table for each context: the cheapest, the price of saying that it is not the last one's too.
 
     Tables are written class by class, each after the one before (spec 9.8): a path through the classes.
     """
-    leaned = tables + 0.02
-    bits = -np.log2(leaned / leaned.sum(axis=1, keepdims=True))
-    costs = counts.transpose(1, 0, 2).astype(np.float64) @ bits.T  # neighbours, class, table
+    costs = counts.transpose(1, 0, 2).astype(np.float64) @ _costs(tables).T  # neighbours, class, table
     places = np.arange(tables.shape[0])
     away = np.abs(places[:, None] - places)
-    moves = np.where(away == 0, _STAY_BITS, _MOVE_BITS + away)
+    moves = np.rint(_UNIT * np.where(away == 0, _STAY_BITS, _MOVE_BITS + away))
     n_classes = costs.shape[1]
     came = np.zeros(costs.shape, np.int64)
     total = costs[:, 0]
@@ -85,8 +90,8 @@ def _reassign(nodes: Floats, member: I64, rounds: int) -> I64:
         _, member = np.unique(member, return_inverse=True)
         tables = np.zeros((member.max() + 1, N_SYMBOLS))
         np.add.at(tables, member, nodes)
-        tables += 0.02
-        costs = nodes @ -np.log2(tables / tables.sum(axis=1, keepdims=True)).T
+        # Costs are whole numbers of 1/256 bit: then sums are exact, whatever their order, on every machine.
+        costs = nodes @ _costs(tables).T
         member = costs.argmin(axis=1)
     return np.asarray(np.unique(member, return_inverse=True)[1])
 

@@ -37,6 +37,7 @@ MAX_CODE_LENGTH = 15
 MAX_ALPHABET = 4096
 MAX_LABELS = 4096
 MAX_TABLE_SET_BYTES = 1 << 16
+MAX_TABLE_SETS = 1 << 10
 
 # Lanes: a stream of at least LANE_THRESHOLD symbols is cut into N_LANES independent lanes.
 N_LANES = 4

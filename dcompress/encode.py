@@ -18,7 +18,7 @@ import numpy as np
 
 from dcompress import kernels
 from dcompress.compression import compress_checkpoint
-from dcompress.constants import SECTION_RECEIPT, SECTION_TORCH
+from dcompress.constants import MAX_TABLE_SETS, SECTION_RECEIPT, SECTION_TORCH
 from dcompress.container.writer import CodedTensor, Section, write_head
 from dcompress.decibels import to_decibels
 from dcompress.errors import EncodeError
@@ -133,7 +133,8 @@ def encode_checkpoint(
     Parameters
     ----------
     checkpoint : Checkpoint
-        May be lazy; one tensor at a time is in memory, beside the coded ones.
+        May be lazy; beside coded tensors, labels of up to 16 M words that wait for their group are in memory,
+        and one tensor.
     recipe : Recipe, optional
         What to prune and share; the ``balanced`` preset by default.
     receipt : bool
@@ -178,6 +179,7 @@ def encode_checkpoint(
                 done[name] = TensorReport(name, one, n_kept, *errors)
             pending.clear()
 
+        n_pending = 0
         for name in compressed:
             if name in checkpoint.ties:
                 continue
@@ -187,18 +189,20 @@ def encode_checkpoint(
             else:
                 original = checkpoint.tensors[name]
                 tensor = compressed.compress(name, original)
-                one = prepare(tensor, effort)
+                one = prepare(tensor, effort if len(table_sets) + 1 < MAX_TABLE_SETS else 1)
                 entry = one, _count_kept(tensor), measure_error(original, tensor)
                 if one.in_grid:
                     pending[name] = entry
+                    n_pending += one.n_words
                 else:
                     (alone,), _ = encode_group([one], 0, effort, executor)
                     done[name] = TensorReport(name, alone, *entry[1:2], *entry[2])
                     if memo is not None and name not in compressed.groups:
                         memo[key] = done[name]
                 del original, tensor, one, entry
-            if sum(one.n_words for one, _, _ in pending.values()) >= GROUP_WORDS:
+            if n_pending >= GROUP_WORDS:
                 flush()
+                n_pending = 0
             if progress is not None:
                 progress(specs[name][0].element_bytes * math.prod(specs[name][1]))
         flush()

@@ -360,6 +360,9 @@ def _finish(
     """Return the model of final classes: tables rebuilt from what they will code, unused classes cut."""
     used = np.flatnonzero(counts[1:].sum(axis=(1, 2))) + 1
     low, high = (int(used[0]) - 1, int(used[-1])) if used.size else (0, 0)
+    # ``low`` is taken off the rows, and none of them must fall below 0 by it.
+    alive = [own.rows[own.rows > DEAD] for own in classes]
+    low = min([low, *(int(rows.min()) for rows in alive if rows.size)])
     counts[low] += counts[0] if low else 0
     choice[low] = choice[0] if low else choice[low]
     counts, choice = counts[low : high + 1], choice[low : high + 1]
@@ -373,6 +376,7 @@ def _finish(
     tables = TableSet(_PRECISION, lengths, ordered)
     frequencies = np.stack([frequencies_of(row, _PRECISION) for row in lengths])
     bits = _PRECISION - np.log2(np.maximum(frequencies, 1)) + SYMBOL_RAW_BITS
+    assert not (counts * (frequencies == 0)[renumbered]).any()  # every symbol is in its table
     final = [_cut(own, low) for own in classes]
     spent = []
     for view, own in zip(views, final, strict=True):
@@ -382,8 +386,8 @@ def _finish(
 
 
 def _cut(classes: Classes, low: int) -> Classes:
-    """Return classes counted from ``low``, side classes of one value only folded into the rows."""
-    rows = np.where(classes.rows > DEAD, np.maximum(classes.rows - low, 0), DEAD)
+    """Return classes counted from ``low``; side classes that say nothing are left out."""
+    rows = np.where(classes.rows > DEAD, classes.rows - low, DEAD)
     sides = []
     for side in (classes.columns, classes.positions):
         if side.size > 1 and not side.any():

@@ -45,6 +45,7 @@ _THOROUGH = 7  # the effort from which on only size counts
 _HANDICAP = (1.03, 1.002)  # how much more the faster coders may cost, below that effort and from it on
 _DENSE = 0.25  # kept words, as a fraction, from which on runs are not fast either
 _WORTH = 0.1  # of the bits that say where kept words are: what classes must promise to save
+_FITS = 4
 _NEAR = 8.0  # bits by which a cost may be wrong
 _STATE_BITS = 16  # what a lane costs beside its symbols
 _SURE = 0.9  # a stream takes no less than this part of what it was said to cost
@@ -201,7 +202,9 @@ def encode_group(
     alone: dict[int, Choice | None] = {}
     members = list(grids)
     table_set = None
-    while members:  # again without those that are better off alone
+    for turn in range(_FITS):  # again without those that are better off alone
+        if not members:
+            break
         models = [fit_contexts([grids[number] for number in members], *how) for how in _TRIES[effort - 1]]
         model = min(models, key=lambda one: one.total_bits)
         table_set = model.tables.to_bytes()
@@ -224,14 +227,16 @@ def encode_group(
             saved += choice.cost * (burden - 1) + _NEAR if other is None else other.cost - choice.cost
             chosen[number] = replace(one, choice=choice)
         saved -= 8 * len(table_set)
-        if not lost and saved > 0:
+        if saved > 0 and (not lost or turn + 1 == _FITS):
             break
         # All go if the set does not pay, and the rest may fit better without those that left.
-        for number in lost or members:
-            one = group[number]
-            chosen[number] = replace(one, choice=alone[number] or _alone(one.tensor, one.shared))
-        members = [number for number in members if lost and number not in lost]
         table_set = None
+        members = [number for number in members if lost and number not in lost]
+    if table_set is None:
+        members = []
+    for number in set(grids) - set(members):
+        one = group[number]
+        chosen[number] = replace(one, choice=alone[number] or _alone(one.tensor, one.shared))
     return [_encode(one, executor) for one in chosen], table_set
 
 

@@ -120,7 +120,10 @@ def _own_step(pruned: PrunedTensor, dtype: DType, rule: RateRule) -> float:
     wanted = _rounded(min(rule.step, vector_step(values)) if rule.fine else rule.step, dtype)
     step = max(wanted, _rounded(largest / MAX_STEPS, dtype))
     while step <= _MOST_COARSER * wanted and _is_too_fine(step, largest, dtype):
-        step = _rounded(step * _COARSER, dtype)
+        coarser = _rounded(step * _COARSER, dtype)
+        if coarser <= step:  # the largest number that the dtype has
+            return 0.0
+        step = coarser
     return step if step <= _MOST_COARSER * wanted else 0.0
 
 
@@ -135,5 +138,7 @@ def _is_too_fine(step: float, largest: float, dtype: DType) -> bool:
     """Return whether a dtype cannot tell the multiples of a step apart, or there are too many of them."""
     if largest > MAX_STEPS * step:
         return True
+    if 2 * largest < step:
+        return False  # all weights become zero
     words = narrow(np.arange(1, math.ceil(largest / step) + 3) * step, dtype)
     return not words[0] or bool((words[1:] == words[:-1]).any())

@@ -303,7 +303,7 @@ class Search:
         def size(place: float) -> float:
             n_bytes = 100.0 + 0.5 * self._rest
             for m in self._matrices:
-                if m.free:
+                if m.free and m.n_weights:
                     spread = m.energy / m.n_weights / 4.0 ** (place + wider)
                     n_bytes += m.n_weights * math.log2(1 + 2 * math.pi * math.e * spread) / 16
                 else:

@@ -18,6 +18,7 @@ from dcompress.constants import (
     MAJOR_VERSION,
     MAX_LABELS,
     MAX_TABLE_SET_BYTES,
+    MAX_TABLE_SETS,
     PREAMBLE_BYTES,
     RUN_CODERS,
     SHARED_CODERS,
@@ -140,7 +141,11 @@ def read_directory(head: bytes | memoryview, limits: DecodeLimits) -> Directory:
 def _read_table_sets(cursor: Cursor, at: int) -> tuple[tuple[ChunkRecord, ...], int]:
     """Read where the table sets are; return that and where the first chunk stands."""
     table_sets = []
-    for _ in range(cursor.varint(cursor.remaining)):
+    offset = cursor.offset
+    count = cursor.varint()
+    if count > MAX_TABLE_SETS:
+        raise CorruptError(f"{count} table sets", rule="DIR-14", offset=offset)
+    for _ in range(count):
         offset = cursor.offset
         size = cursor.varint()
         if size > MAX_TABLE_SET_BYTES:

@@ -97,3 +97,15 @@ def test_chunks_of_large_tensors_are_rows():
     assert coded[0].coder == CODER_CONTEXT
     assert coded[0].chunk_shift == 10
     assert len(coded[0].chunks) == 2
+
+
+@pytest.mark.parametrize("n_alive", [8, 32])
+@pytest.mark.parametrize("effort", [6, 9])
+def test_matrices_with_few_columns_alive(n_alive, effort):
+    # All living columns are of higher classes than the middle: classes must not be cut by those of the sums.
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        sizes = np.zeros(256)
+        sizes[rng.choice(256, n_alive, replace=False)] = 3
+        coded, _ = round_trip([grid_tensor((128, 256), sizes, seed)], effort)
+        assert coded[0].coder == CODER_CONTEXT

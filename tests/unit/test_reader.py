@@ -15,6 +15,7 @@ from dcompress.constants import (
     DTYPES,
     MAX_LABELS,
     MAX_TABLE_SET_BYTES,
+    MAX_TABLE_SETS,
     PREAMBLE_BYTES,
     SIGNATURE,
 )
@@ -245,8 +246,8 @@ def test_nothing_follows_the_directory():
 def test_counts_larger_than_what_is_left_are_refused():
     refused(Frame(n_metadata=varint(5)), CorruptError, "NUM-02")
     refused(Frame(n_sections=varint(HUGE)), CorruptError, "NUM-02")
-    refused(Frame(n_table_sets=varint(5)), CorruptError, "NUM-02")
-    refused(Frame(n_table_sets=varint(HUGE)), CorruptError, "NUM-02")
+    refused(Frame(n_table_sets=varint(5)), TruncatedError, "FRM-01")
+    refused(Frame(n_table_sets=varint(HUGE)), CorruptError, "DIR-14")
 
 
 def test_table_sets_stand_before_the_chunks():
@@ -263,6 +264,11 @@ def test_table_sets_stand_before_the_chunks():
 @pytest.mark.parametrize("size", [MAX_TABLE_SET_BYTES + 1, HUGE])
 def test_table_sets_are_small(size):
     refused(Frame(directory=b"\x01" + varint(size) + bytes(7)), CorruptError, "DIR-14")
+
+
+@pytest.mark.parametrize("count", [MAX_TABLE_SETS + 1, HUGE])
+def test_table_sets_are_few(count):
+    refused(Frame(directory=varint(count) + bytes(7)), CorruptError, "DIR-14")
 
 
 @pytest.mark.parametrize(

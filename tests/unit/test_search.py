@@ -340,3 +340,13 @@ def test_figures_know_every_kind():
     figures = Search(checkpoint(), Recipe(), **FAST).lossless()
     assert {kind: figures.of(kind) for kind in TARGET_KINDS}.keys() == TARGET_KINDS.keys()
     assert dataclasses.asdict(figures)["step"] == math.inf
+
+
+def test_steps_beyond_what_a_dtype_holds():
+    arrays = {
+        "large": (np.random.default_rng(0).normal(size=(60, 60)) * 1e30).astype(np.float32),
+        "small": np.random.default_rng(1).normal(size=(60, 60)).astype(np.float16),
+        "empty": np.zeros((0, 5, 5), np.float32),
+    }
+    found = encode_to_target(checkpoint(arrays), Recipe(), Target("target_size", 4000), **FAST)
+    assert found.frame.n_bytes <= 4000
