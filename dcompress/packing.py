@@ -158,7 +158,7 @@ def _alone(
 
 def _gains_much(shared: SharedTensor) -> bool:
     """Return whether contexts promise enough for a tensor to forgo the speed of runs: see `_WORTH`."""
-    if not shared.has_zero:
+    if not shared.has_zero or shared.states:  # the labels of a trellis are twice as many to any other coder
         return True
     rows = shared.labels.reshape(-1, max(1, shared.labels.size // (shared.shape[0] if shared.shape else 1)))
     kept = rows != 0
@@ -215,20 +215,22 @@ def encode_group(
         ]
         # Each bears its share of the table set; who then costs more alone need not be looked at closely.
         burden = 1 + 8 * len(table_set) / sum(choice.cost for choice in choices)
-        lost, saved = [], 0.0
+        lost = []
         for number, choice in zip(members, choices, strict=True):
             one = group[number]
+            assert one.shared is not None
+            handicap = 1.0 if one.shared.states else _HANDICAP[effort >= _THOROUGH]
             if alone.get(number) is None:
-                cap = choice.cost * max(burden, _HANDICAP[effort >= _THOROUGH]) + _NEAR
+                cap = choice.cost * max(burden, handicap) + _NEAR
                 alone[number] = _alone(one.tensor, one.shared, cap)
             other = alone[number]
-            if other is not None and other.cost <= choice.cost * _HANDICAP[effort >= _THOROUGH]:
+            if other is not None and other.cost <= choice.cost * handicap:
                 lost.append(number)
-            saved += choice.cost * (burden - 1) + _NEAR if other is None else other.cost - choice.cost
             chosen[number] = replace(one, choice=choice)
-        saved -= 8 * len(table_set)
-        if saved > 0 and (not lost or turn + 1 == _FITS):
-            break
+        if not lost or turn + 1 == _FITS:
+            costs = dict(zip(members, (choice.cost for choice in choices), strict=True))
+            if _saves(group, costs, alone, burden, 8 * len(table_set)):
+                break
         # All go if the set does not pay, and the rest may fit better without those that left.
         table_set = None
         members = [number for number in members if lost and number not in lost]
@@ -238,6 +240,27 @@ def encode_group(
         one = group[number]
         chosen[number] = replace(one, choice=alone[number] or _alone(one.tensor, one.shared))
     return [_encode(one, executor) for one in chosen], table_set
+
+
+def _saves(
+    group: Sequence[Prepared],
+    costs: dict[int, float],
+    alone: dict[int, Choice | None],
+    burden: float,
+    set_bits: int,
+) -> bool:
+    """Return whether tensors cost less with a table set than ``alone``, which is filled in where need be."""
+    for exact in (False, True):
+        saved = -float(set_bits)
+        for number, cost in costs.items():
+            one, other = group[number], alone[number]
+            if other is None and exact:
+                other = alone[number] = _alone(one.tensor, one.shared)
+            # Who was not looked at closely costs more by its share of the set, at least.
+            saved += cost * (burden - 1) if other is None else other.cost - cost
+        if saved > 0:
+            return True
+    return False
 
 
 def _context_choice(
