@@ -39,6 +39,7 @@ _LOWEST_OCTAVE = -8  # mean magnitudes below 2**-8 are all alike
 _N_CLASSES = 40
 _COLUMN_SPAN = 24  # classes that a column or position may add: -12..11
 _MIN_ROWS = 8  # fewer rows say nothing about a column
+_MIN_WORDS = 8  # words of a row, below which its class costs more than it tells
 _SAMPLE = 1024  # words of a row or column by which its class is found
 _PRIOR = 8.0  # words that the statistics of a whole class count beside those of a context
 _COST_UNIT = 256
@@ -249,6 +250,8 @@ def first_classes(tensor: GridTensor) -> Classes:
 
     by_row = sizes.mean(axis=(1, 2))
     rows = np.clip(octaves(by_row, _LOWEST_OCTAVE), 1, _N_CLASSES - 1)
+    if geometry.row_words < _MIN_WORDS:
+        rows[:] = int(np.median(rows))
     rows[by_row == 0] = DEAD
     columns = positions = np.zeros(1, np.int64)
     if geometry.n_rows >= _MIN_ROWS:
@@ -309,6 +312,8 @@ def _improve(view: _View, classes: Classes, costs: NDArray[np.int32], number: in
     kernel = kernels.select(view.symbols.size)
     none = np.zeros((0, 0), np.int64)
     if number % 2 == 0:
+        if geometry.row_words < _MIN_WORDS:
+            return classes
         symbols, neighbours, some = view.thinned(rows=False)
         by_row = np.zeros((geometry.n_rows, _N_CLASSES), np.int64)
         # Candidate k is class k: the kernel counts candidates from minus half their number.

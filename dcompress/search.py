@@ -139,7 +139,8 @@ class Search:
     Raises
     ------
     RecipeError
-        The recipe states bits for all tensors, which is for the target to choose, or does not fit the model.
+        The recipe states bits for all tensors, which is for the target to choose, its preset is lossless, or
+        it does not fit the model.
     """
 
     def __init__(
@@ -156,6 +157,11 @@ class Search:
             raise RecipeError(
                 f"bits = {recipe.bits} for all tensors and a target do not go together: the target chooses "
                 "the precision; leave bits out, or set it by rules for some tensors"
+            )
+        if recipe.preset == "lossless":
+            raise RecipeError(
+                "preset lossless changes nothing, and a target must: leave one of them out, or exclude "
+                "the tensors that are to stay as they are"
             )
         self.checkpoint = _hold(checkpoint)
         self.recipe = recipe

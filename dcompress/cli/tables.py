@@ -110,7 +110,7 @@ def decibels(sqnr: float | None) -> str:
 
 
 def _is_small(row: TensorRow) -> bool:
-    lossless = row.n_centroids is None or row.sqnr == math.inf
+    lossless = row.sqnr == math.inf or (row.sqnr is None and row.n_centroids is None)
     return lossless and row.alias_of is None and row.decoded_bytes <= _SMALL_BYTES
 
 
