@@ -38,6 +38,7 @@ MAX_ALPHABET = 4096
 MAX_LABELS = 4096
 MAX_TABLE_SET_BYTES = 1 << 16
 MAX_TABLE_SETS = 1 << 10
+TRELLIS_STATES = (0, 4, 8, 16, 32, 64, 128, 256)  # by wire number; 0 is none
 
 # Lanes: a stream of at least LANE_THRESHOLD symbols is cut into N_LANES independent lanes.
 N_LANES = 4

@@ -190,16 +190,16 @@ def encode_checkpoint(
                 original = checkpoint.tensors[name]
                 tensor = compressed.compress(name, original)
                 one = prepare(tensor, effort if len(table_sets) + 1 < MAX_TABLE_SETS else 1)
-                entry = one, _count_kept(tensor), measure_error(original, tensor)
+                n_kept, errors = _count_kept(tensor), measure_error(original, tensor)
                 if one.in_grid:
-                    pending[name] = entry
+                    pending[name] = one, n_kept, errors
                     n_pending += one.n_words
                 else:
                     (alone,), _ = encode_group([one], 0, effort, executor)
-                    done[name] = TensorReport(name, alone, *entry[1:2], *entry[2])
+                    done[name] = TensorReport(name, alone, n_kept, *errors)
                     if memo is not None and name not in compressed.groups:
                         memo[key] = done[name]
-                del original, tensor, one, entry
+                del original, tensor, one
             if n_pending >= GROUP_WORDS:
                 flush()
                 n_pending = 0

@@ -27,7 +27,7 @@ from dcompress.coding.context import (
     lanes_of,
 )
 from dcompress.coding.symbols import N_SYMBOLS, SYMBOL_RAW_BITS
-from dcompress.coding.table_set import CANONICAL, TableSet, frequencies_of
+from dcompress.coding.table_set import CANONICAL, TableSet
 from dcompress.grid import GridTensor, neighbourhood_of, rows_shift
 from dcompress.kernels.reference_context import NO_LEVEL
 from dcompress.prices import Placed, Prices
@@ -378,9 +378,8 @@ def _finish(
     n_quantisers = choice.shape[1] // _N_CANONICAL
     ordered = renumbered.reshape(-1, n_quantisers, _N_CANONICAL).transpose(1, 2, 0).astype(np.uint8)
     tables = TableSet(_PRECISION, lengths, ordered)
-    frequencies = np.stack([frequencies_of(row, _PRECISION) for row in lengths])
-    bits = _PRECISION - np.log2(np.maximum(frequencies, 1)) + SYMBOL_RAW_BITS
-    assert not (counts * (frequencies == 0)[renumbered]).any()  # every symbol is in its table
+    bits = _PRECISION - np.log2(np.maximum(tables.frequencies, 1)) + SYMBOL_RAW_BITS
+    assert not (counts * (tables.frequencies == 0)[renumbered]).any()  # every symbol is in its table
     final = [_cut(own, low) for own in classes]
     spent = []
     for view, own in zip(views, final, strict=True):

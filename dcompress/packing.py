@@ -307,7 +307,7 @@ def _encode_chunks(
     executor: Executor | None,
 ) -> CodedTensor:
     """Code every chunk, and digest the words that a decoder must give back."""
-    n_words = tensor.labels.size if isinstance(tensor, SharedTensor) else tensor.words.size
+    n_words = _size(tensor)
     coder, shift = choice.coder, choice.chunk_shift
     step = 1 << shift if shift else n_words
     if shift and coder.number == CODER_CONTEXT:

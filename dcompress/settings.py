@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from dcompress.constants import TRELLIS_STATES
 from dcompress.errors import RecipeError
 
 __all__ = [
@@ -32,7 +33,7 @@ MAX_BITS = 12
 DEFAULT_EFFORT = 6  # of 1, fast, to MAX_EFFORT, smallest
 MAX_EFFORT = 9
 
-STATES = (0, 4, 8, 16, 32, 64, 128, 256)  # of the trellis of method "rate"; 0 is none
+STATES = TRELLIS_STATES  # of the trellis of method "rate"; 0 is none
 # By effort, unless a recipe says. A trellis needs the context coder, which 4 is the first to try.
 EFFORT_STATES = {1: 0, 2: 0, 3: 0, 4: 4, 5: 8, 6: 8, 7: 8, 8: 32, 9: 64}
 

@@ -23,6 +23,7 @@ from dcompress.coding.range_coder import (
 from dcompress.coding.symbols import N_BUCKETS, N_SYMBOLS
 from dcompress.errors import CorruptError
 from dcompress.kernels.reference_context import FLIP, NO_LEVEL
+from dcompress.kernels.trellis import LEVELS
 
 __all__ = [
     "ABSENT",
@@ -36,7 +37,7 @@ __all__ = [
     "frequencies_of",
 ]
 
-N_LEVELS = 2 * NO_LEVEL + 1
+N_LEVELS = LEVELS
 MAX_CLASSES = 64
 MAX_TABLES = 127
 MAX_LENGTH = 63  # quarter bits
@@ -156,6 +157,10 @@ class TableSet:
 
     def to_bytes(self) -> bytes:
         """Return the set as side information."""
+        return self._stored
+
+    @cached_property
+    def _stored(self) -> bytes:
         writer = SideWriter()
         writer.number(_KIND_SIZE, self.precision - PRECISIONS[0])
         writer.number(_KIND_SIZE, self.n_quantisers - 1)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcompress.coding.huffman import HuffmanCode
-from dcompress.coding.range_coder import LENGTH_CONTEXTS, SideReader, SideWriter
+from dcompress.coding.range_coder import LENGTH_CONTEXTS, SideReader, SideWriter, fold_sign, unfold_sign
 from dcompress.constants import MAX_ALPHABET, DType, WordKind
 from dcompress.errors import CorruptError
 from dcompress.kernels.side import neighbours
@@ -184,7 +184,7 @@ def _write_gap(writer: SideWriter, gap: int, last_bits: int) -> int:
     """Write a gap as the change of its bit length and its lower bits; return its bit length."""
     n_bits = gap.bit_length()
     change = n_bits - last_bits
-    writer.number(_KIND_GAP, 2 * change if change >= 0 else -2 * change - 1)
+    writer.number(_KIND_GAP, fold_sign(change))
     writer.raw(gap, max(0, n_bits - 1))
     return n_bits
 
@@ -192,7 +192,7 @@ def _write_gap(writer: SideWriter, gap: int, last_bits: int) -> int:
 def _read_gap(reader: SideReader, last_bits: int) -> tuple[int, int]:
     """Read a gap; return it and its bit length."""
     folded = reader.number(_KIND_GAP, 128)
-    n_bits = last_bits + (-(folded + 1) // 2 if folded % 2 else folded // 2)
+    n_bits = last_bits + unfold_sign(folded)
     if not 0 <= n_bits <= 64:
         raise CorruptError(f"codebook gap of {n_bits} bits", rule="TAB-03")
     return (1 << (n_bits - 1) | reader.raw(n_bits - 1) if n_bits else 0), n_bits

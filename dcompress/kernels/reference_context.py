@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcompress.kernels.status import OK, OUT_OF_RANGE, SHORT, SURPLUS, UNFINISHED
+from dcompress.kernels.trellis import NO_LEVEL
 
 __all__ = [
     "FLIP",
@@ -34,7 +35,6 @@ __all__ = [
 FLIP = 128  # in a context: its symbols have their signs turned round
 INVALID = 128  # in a level: the symbol stands for no label
 WIDE = 64  # in a level: the symbol has raw bits, and its label is found when they are read
-NO_LEVEL = 3  # levels are -3..3, kept as 0..6
 LEVEL_STRIDE = 64  # contexts of one class and quantiser: level to the left * 8 + the other one
 LOWEST_STATE = 1 << 16
 _BLOCK = 1 << 16

@@ -13,6 +13,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from dcompress.constants import TRELLIS_STATES
+
 __all__ = [
     "LEVELS",
     "NO_LEVEL",
@@ -48,7 +50,7 @@ _CODES = {
     128: (0o235, 0o126),
     256: (0o515, 0o362),
 }
-STATES = (0, *_CODES)
+STATES = TRELLIS_STATES
 NO_RING = (1 << 3 * RING) // 7 * NO_LEVEL  # that level in every place
 _RING_MASK = (1 << 3 * RING) - 1
 UNREACHED = 1e300

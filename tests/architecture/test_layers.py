@@ -58,7 +58,7 @@ _CODERS = {"coding.base", "coding.huffman", "coding.lanes", "coding.range_coder"
 SIBLINGS = {
     "kernels": {"kernels.reference", "kernels.jit"},
     "kernels.reference": {"kernels.reference_context", "kernels.side", "kernels.status", "kernels.trellis"},
-    "kernels.reference_context": {"kernels.status"},
+    "kernels.reference_context": {"kernels.status", "kernels.trellis"},
     "kernels.side": {"kernels.status"},
     "kernels.jit": {
         f"kernels.jit_{name}" for name in ("context", "modelling", "runs", "symbols", "trellis", "words")
