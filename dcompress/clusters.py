@@ -88,8 +88,8 @@ def _reassign(nodes: Floats, member: I64, rounds: int) -> I64:
     """Return members moved to the tables under which they cost least; empty tables are left out."""
     for _ in range(rounds):
         _, member = np.unique(member, return_inverse=True)
-        tables = np.zeros((member.max() + 1, N_SYMBOLS))
-        np.add.at(tables, member, nodes)
+        is_member = (np.arange(member.max() + 1)[:, None] == member).astype(np.float64)
+        tables = is_member @ nodes  # of whole numbers: exact, in whatever order they are added
         # Costs are whole numbers of 1/256 bit: then sums are exact, whatever their order, on every machine.
         costs = nodes @ _costs(tables).T
         member = costs.argmin(axis=1)

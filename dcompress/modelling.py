@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +23,12 @@ from dcompress.coding.context import (
     Neighbourhood,
     flipped,
     grid_symbols,
-    lanes_of,
 )
 from dcompress.coding.symbols import N_SYMBOLS, SYMBOL_RAW_BITS
 from dcompress.coding.table_set import CANONICAL, TableSet
-from dcompress.grid import GridTensor, neighbourhood_of, rows_shift
-from dcompress.kernels.reference_context import NO_LEVEL
+from dcompress.grid import GridTensor, neighbourhood_of
 from dcompress.prices import Placed, Prices
+from dcompress.views import PLACES, TURNED, Candidate, View, canonical_view
 
 __all__ = ["ContextModel", "first_classes", "fit_contexts", "fitted_prices"]
 
@@ -39,7 +37,6 @@ _LOWEST_OCTAVE = -8  # mean magnitudes below 2**-8 are all alike
 _N_CLASSES = 40
 _COLUMN_SPAN = 24  # classes that a column or position may add: -12..11
 _MIN_ROWS, _MIN_WORDS = 8, 8  # fewer rows say nothing about a column, fewer words too little about a row
-_SAMPLE = 1024  # words of a row or column by which its class is found
 _PRIOR = 8.0  # words that the statistics of a whole class count beside those of a context
 _COST_UNIT = 256
 _PRECISION = 12
@@ -47,41 +44,6 @@ _N_CANONICAL = len(CANONICAL)
 
 I64 = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
-
-def _canonical() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return, by pair of levels (left * 8 + far), which canonical pair it is, and whether signs turn."""
-    places = np.zeros(64, np.uint8)
-    turned = np.zeros(64, np.bool_)
-    for place, (left, far) in enumerate(CANONICAL):
-        places[(NO_LEVEL + left) * 8 + NO_LEVEL + far] = place
-        if left or far:
-            places[(NO_LEVEL - left) * 8 + NO_LEVEL - far] = place
-            turned[(NO_LEVEL - left) * 8 + NO_LEVEL - far] = True
-    return places, turned
-
-
-_PLACES, _TURNED = _canonical()
-
-
-_EITHER = np.zeros(256, np.uint8)  # by 128 * turned + symbol
-_EITHER[:N_SYMBOLS] = np.arange(N_SYMBOLS)
-_EITHER[128 : 128 + N_SYMBOLS] = flipped(np.arange(N_SYMBOLS, dtype=np.uint8))
-
-
-class _View(NamedTuple):
-    """What classes are found from: symbols and canonical neighbours of every word."""
-
-    geometry: Geometry
-    symbols: NDArray[np.uint8]
-    neighbours: NDArray[np.uint8]
-
-    def thinned(self, rows: bool) -> tuple[NDArray[np.uint8], NDArray[np.uint8], slice]:
-        """Return as many rows, or columns, of both as serve to find classes, and which they are."""
-        step = max(1, self.symbols.shape[0 if rows else 1] // _SAMPLE)
-        some = slice(None, None, step)
-        cut = (some, slice(None)) if rows else (slice(None), some)
-        return np.ascontiguousarray(self.symbols[cut]), np.ascontiguousarray(self.neighbours[cut]), some
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,22 +88,22 @@ class ContextModel:
         )
 
 
-def fit_contexts(tensors: Sequence[GridTensor], rounds: int, reach: int = 2) -> ContextModel:
+def fit_contexts(candidates: Sequence[Candidate], rounds: int, reach: int = 2) -> ContextModel:
     """Return tables and classes for some tensors, fitted together.
 
     Parameters
     ----------
-    tensors : sequence of GridTensor
+    candidates : sequence of Candidate
         At least one.
     rounds : int
         How often rows and columns are moved to better classes; each takes a look at every word.
     reach : int
         Words to the left that count, 0 to 2: few weights may not be worth many contexts.
     """
-    neighbourhoods = [neighbourhood_of(tensor, reach) for tensor in tensors]
-    views = [_view(tensor, near) for tensor, near in zip(tensors, neighbourhoods, strict=True)]
-    classes = [first_classes(tensor) for tensor in tensors]
-    n_quantisers = 2 if any(tensor.states for tensor in tensors) else 1
+    seen = [candidate.view(reach) for candidate in candidates]
+    neighbourhoods, views = [near for near, _ in seen], [view for _, view in seen]
+    classes = [first_classes(candidate.tensor) for candidate in candidates]
+    n_quantisers = 2 if any(candidate.tensor.states for candidate in candidates) else 1
     classes, counts = _settle(views, classes, n_quantisers, rounds)
     choice = cluster_contexts(counts)
     if rounds:
@@ -173,15 +135,15 @@ def fitted_prices(tensors: Sequence[Placed], rounds: int = 2) -> list[Prices]:
         near = neighbourhood_of(placed)
         symbols, _, pairs = grid_symbols(grid, near, 0, 1)
         quantisers = tensor.quantisers.reshape(grid.shape)
-        views.append(_canonical_view(geometry, symbols, pairs | quantisers << np.uint8(6)))
+        views.append(canonical_view(geometry, symbols, pairs | quantisers << np.uint8(6)))
         firsts.append(first_classes(placed))
         nears.append(near)
     n_quantisers = tensors[0].n_quantisers
     classes, counts = _settle(views, firsts, n_quantisers, rounds)
     costs = _context_costs(counts).transpose(2, 0, 1).reshape(_N_CLASSES, n_quantisers, -1, N_SYMBOLS)
     bits = np.empty((_N_CLASSES, n_quantisers, 64, N_SYMBOLS), np.int32)
-    bits[:] = costs[:, :, _PLACES]
-    turned = np.flatnonzero(_TURNED)
+    bits[:] = costs[:, :, PLACES]
+    turned = np.flatnonzero(TURNED)
     bits[:, :, turned] = bits[:, :, turned][..., flipped(np.arange(N_SYMBOLS, dtype=np.uint8))]
     bits = bits.reshape(_N_CLASSES, n_quantisers, 8, 8, N_SYMBOLS)[:, :, :7, :7]
     return [
@@ -197,7 +159,7 @@ def fitted_prices(tensors: Sequence[Placed], rounds: int = 2) -> list[Prices]:
 
 
 def _settle(
-    views: Sequence[_View], classes: list[Classes], n_quantisers: int, rounds: int
+    views: Sequence[View], classes: list[Classes], n_quantisers: int, rounds: int
 ) -> tuple[list[Classes], I64]:
     """Return classes after some rounds of moving them, and the counts of all contexts."""
     counts = _count(views, classes, n_quantisers * _N_CANONICAL)
@@ -206,29 +168,6 @@ def _settle(
         classes = [_improve(view, own, costs, number) for view, own in zip(views, classes, strict=True)]
         counts = _count(views, classes, counts.shape[1])
     return classes, counts
-
-
-def _view(tensor: GridTensor, neighbourhood: Neighbourhood) -> _View:
-    """Return symbols and canonical neighbours of a tensor, chunk by chunk as they will be coded."""
-    geometry = tensor.geometry
-    symbols = np.empty(tensor.grid.shape, np.uint8)
-    neighbours = np.empty(tensor.grid.shape, np.uint8)
-    shift = rows_shift(geometry)
-    step = 1 << shift if shift else geometry.n_rows
-    for first in range(0, geometry.n_rows, step):
-        part = slice(first, first + step)
-        grid = tensor.grid[part]
-        some, _, near = grid_symbols(grid, neighbourhood, tensor.states, lanes_of(grid.shape[0], grid.size))
-        view = _canonical_view(geometry, some, near)
-        symbols[part], neighbours[part] = view.symbols, view.neighbours
-    return _View(geometry, symbols, neighbours)
-
-
-def _canonical_view(geometry: Geometry, symbols: NDArray[np.uint8], near: NDArray[np.uint8]) -> _View:
-    """Return symbols with the signs turned that their neighbours ask for, and the canonical neighbours."""
-    turned = np.take(_TURNED.view(np.uint8), near & np.uint8(63))
-    places = np.take(_PLACES, near & np.uint8(63)) + (near >> np.uint8(6)) * np.uint8(_N_CANONICAL)
-    return _View(geometry, np.take(_EITHER, turned << np.uint8(7) | symbols), places)
 
 
 def _said(counts: I64) -> float:
@@ -265,7 +204,7 @@ def first_classes(tensor: GridTensor) -> Classes:
     return Classes(rows, columns, positions)
 
 
-def _count(views: Sequence[_View], classes: Sequence[Classes], n_neighbours: int) -> I64:
+def _count(views: Sequence[View], classes: Sequence[Classes], n_neighbours: int) -> I64:
     """Return how often each symbol occurs, by class and neighbours."""
     counts = np.zeros((_N_CLASSES, n_neighbours, N_SYMBOLS), np.int64)
     for view, own in zip(views, classes, strict=True):
@@ -305,7 +244,7 @@ def _cheapest(costs: I64, lowest: int, before: I64) -> I64:
     return after
 
 
-def _improve(view: _View, classes: Classes, costs: NDArray[np.int32], number: int) -> Classes:
+def _improve(view: View, classes: Classes, costs: NDArray[np.int32], number: int) -> Classes:
     """Return classes with the rows (even rounds) or columns and positions (odd ones) moved."""
     geometry = view.geometry
     kernel = kernels.select(view.symbols.size)
@@ -349,13 +288,12 @@ def _table_costs(counts: I64, choice: I64) -> NDArray[np.int32]:
 
 def _pooled(counts: I64, choice: I64) -> Floats:
     """Return the counts of every table."""
-    tables = np.zeros((int(choice.max()) + 1, N_SYMBOLS))
-    np.add.at(tables, choice.reshape(-1), counts.reshape(-1, N_SYMBOLS).astype(np.float64))
-    return tables
+    is_member = (np.arange(int(choice.max()) + 1)[:, None] == choice.reshape(-1)).astype(np.float64)
+    return np.asarray(is_member @ counts.reshape(-1, N_SYMBOLS).astype(np.float64))
 
 
 def _finish(
-    views: Sequence[_View],
+    views: Sequence[View],
     classes: Sequence[Classes],
     neighbourhoods: list[Neighbourhood],
     counts: I64,

@@ -26,6 +26,7 @@ from dcompress.modelling import ContextModel, fit_contexts
 from dcompress.settings import DEFAULT_EFFORT
 from dcompress.stages import SharedTensor, TensorData, Words
 from dcompress.values import find_values
+from dcompress.views import Candidate
 
 __all__ = ["GROUP_WORDS", "Prepared", "encode_group", "encode_tensor", "prepare", "recognise", "word_source"]
 
@@ -197,7 +198,9 @@ def encode_group(
     executor : Executor, optional
         Where to code chunks side by side. The result does not depend on it.
     """
-    grids = {n: GridTensor.of(one.shared) for n, one in enumerate(group) if one.in_grid and one.shared}
+    grids = {
+        n: Candidate(GridTensor.of(one.shared)) for n, one in enumerate(group) if one.in_grid and one.shared
+    }
     chosen = list(group)
     alone: dict[int, Choice | None] = {}
     members = list(grids)
@@ -209,7 +212,7 @@ def encode_group(
         model = min(models, key=lambda one: one.total_bits)
         table_set = model.tables.to_bytes()
         choices = [
-            _context_choice(model, place, grids[number], Codebook.of(one.shared), set_number)
+            _context_choice(model, place, grids[number].tensor, Codebook.of(one.shared), set_number)
             for place, number in enumerate(members)
             if (one := group[number]).shared is not None
         ]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from dcompress.coding import Coder, SharedCoder
 from dcompress.coding.context import DEAD
 from dcompress.coding.range_coder import CLASS_CONTEXTS, SideReader, unfold_sign
-from dcompress.kernels.side import neighbours
+from dcompress.kernels.side import KIND_GAP, neighbours
 
 _NUMBER_KINDS = {
     1: "folded change of the gap's bit length",
@@ -30,29 +30,26 @@ class TracedSide(SideReader):
         super().__init__(data)
         self.events: list[tuple[str, str, str]] = []
         self._trail: list[str] = []
-        self._inside = False
         self._kind = -1
         self._n_counts = 0
 
-    def number(self, context: int, limit: int) -> int:
+    def number(self, kind: int, limit: int) -> int:
         """Read and note a number."""
-        self._inside = True
-        value = super().number(context, limit)
-        self._inside = False
-        name = _NUMBER_KINDS.get(context, "")
-        if context == 0:
+        value = super().number(kind, limit)
+        name = _NUMBER_KINDS.get(kind, "")
+        if kind == 0:
             name = ("N_Negative", "N_Dropped")[self._n_counts % 2]
             self._n_counts += 1
-        if context == 20:
+        if kind == 20:
             name = "base of the classes of rows" if self._kind == 19 else "Origin"
-        self._kind = context
+        self._kind = kind
         self.events.append((name, "", str(value)))
         return value
 
     def raw(self, n_bits: int) -> int:
-        """Read raw bits; note them unless they belong to a number."""
+        """Read and note raw bits."""
         value = super().raw(n_bits)
-        if not self._inside and n_bits:
+        if n_bits:
             self.events.append((self._raw_name(n_bits), "", str(value)))
         return value
 
@@ -81,9 +78,19 @@ class TracedSide(SideReader):
 
     def bit(self, context: int) -> int:
         """Read and note a bit."""
-        bit = super().bit(context)
+        bit = int(self._kernel.read_bit(self._data, self._state, context))
         self._trail.append(f"{bit}@{context}")
         return bit
+
+    def magnitudes(self, count: int, n_first: int, largest: int) -> NDArray[np.uint64]:
+        """Read the gaps of a codebook one by one (spec 11.3), and note each."""
+        values: list[int] = []
+        n_bits = 0
+        for place in range(count):
+            n_bits += unfold_sign(self.number(KIND_GAP, 128))
+            gap = 1 << (n_bits - 1) | self.raw(n_bits - 1) if n_bits else 0
+            values.append(gap if place in (0, n_first) else values[-1] + 1 + gap)
+        return np.array(values, np.uint64)
 
     def code_lengths(self, n_symbols: int, n_columns: int) -> NDArray[np.uint8]:
         """Read code lengths bit by bit (spec 11.4), and note each."""

@@ -19,7 +19,7 @@ import click
 import numpy as np
 from peer_sets import suite_sets
 
-from dcompress import choice, coding, encode, modelling, packing
+from dcompress import choice, coding, encode, modelling, packing, views
 from dcompress.coding.context import Classes, Neighbourhood
 from dcompress.recipe import Recipe
 from dcompress.stages import Checkpoint
@@ -62,7 +62,7 @@ def _one_block(function: Callable[..., Any]) -> Callable[..., Any]:
     return fit
 
 
-FULL_NEIGHBOURHOOD = modelling.neighbourhood_of
+FULL_NEIGHBOURHOOD = views.neighbourhood_of
 FULL_CLASSES = modelling.first_classes
 
 PARTS: dict[str, tuple[Replacement, ...]] = {
@@ -71,8 +71,8 @@ PARTS: dict[str, tuple[Replacement, ...]] = {
     "positions": ((modelling, "first_classes", _no_positions),),
     "rows": ((modelling, "first_classes", _rows_alike), (packing, "_TRIES", (((0, 2),),) * 9)),
     "moved classes": ((packing, "_TRIES", (((0, 2),),) * 9),),
-    "neighbours": ((modelling, "neighbourhood_of", _no_neighbours),),
-    "second neighbour": ((modelling, "neighbourhood_of", _nearest_only),),
+    "neighbours": ((views, "neighbourhood_of", _no_neighbours),),
+    "second neighbour": ((views, "neighbourhood_of", _nearest_only),),
     "shared tables": ((encode, "GROUP_WORDS", 1),),
     "run coders": ((choice, "_choose_sparse", lambda *_: None),),
     "joint runs": ((choice, "MAX_ALPHABET", 0),),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dcompress import kernels
 from dcompress.constants import MAX_ALPHABET, MAX_CODE_LENGTH
 from dcompress.errors import CorruptError
 
@@ -47,23 +49,7 @@ def optimal_lengths(counts: NDArray[np.int64], limit: int = MAX_CODE_LENGTH) -> 
         code_lengths[used] = 1
         return code_lengths
     order = used[np.argsort(counts[used], kind="stable")]
-    leaves = counts[order]
-    n = leaves.size
-    # leaf_counts[k][m]: how many of the m cheapest items at depth k (from the bottom) are leaves.
-    leaf_counts = []
-    packages = leaves[:0]
-    for _ in range(limit):
-        items = np.concatenate([leaves, packages])
-        ranks = np.argsort(items, kind="stable")
-        leaf_counts.append(np.concatenate([[0], np.cumsum(ranks < n)]))
-        items = items[ranks]
-        packages = items[: items.size // 2 * 2].reshape(-1, 2).sum(axis=1)
-    lengths = np.zeros(n, np.uint8)
-    taken = 2 * n - 2
-    for table in reversed(leaf_counts):
-        n_leaves = int(table[taken])
-        lengths[:n_leaves] += 1
-        taken = 2 * (taken - n_leaves)
+    lengths = kernels.select(0).package_merge(counts[order], limit)
     code_lengths[order] = lengths
     return code_lengths
 
@@ -109,33 +95,35 @@ class HuffmanCode:
             limit (HUF-03), lone symbol with a length other than 1 (HUF-04).
         """
         lengths = self.code_lengths
-        n_used = int(np.count_nonzero(lengths))
+        used_by_length = np.bincount(lengths, minlength=MAX_CODE_LENGTH + 1).tolist()
+        n_used = lengths.size - used_by_length[0]
         if n_used == 0 or lengths.size > MAX_ALPHABET:
             raise CorruptError(f"code for {n_used} of {lengths.size} symbols", rule="HUF-01")
-        if int(lengths.max()) > MAX_CODE_LENGTH:
-            raise CorruptError(f"code length {lengths.max()} exceeds {MAX_CODE_LENGTH}", rule="HUF-03")
+        if len(used_by_length) > MAX_CODE_LENGTH + 1:
+            longest = len(used_by_length) - 1
+            raise CorruptError(f"code length {longest} exceeds {MAX_CODE_LENGTH}", rule="HUF-03")
         if n_used == 1:
-            if int(lengths.max()) != 1:
+            if used_by_length[1] != 1:
                 raise CorruptError("a lone symbol must have code length 1", rule="HUF-04")
             return
         whole = 1 << MAX_CODE_LENGTH
-        kraft = int((whole >> lengths[lengths > 0].astype(np.int64)).sum())
+        kraft = sum(n * (whole >> length) for length, n in enumerate(used_by_length) if length)
         if kraft != whole:
             kind = "oversubscribed" if kraft > whole else "incomplete"
             raise CorruptError(f"code lengths are {kind}: Kraft sum {kraft}/{whole}", rule="HUF-02")
 
-    @property
+    @cached_property
     def lone_symbol(self) -> int | None:
         """The only used symbol, whose code has no bits, or None."""
-        used = np.flatnonzero(self.code_lengths)
+        used = self.code_lengths.nonzero()[0]
         return int(used[0]) if used.size == 1 else None
 
-    @property
+    @cached_property
     def bits(self) -> NDArray[np.uint8]:
         """Bits that each symbol takes in a stream."""
         return self.code_lengths if self.lone_symbol is None else np.zeros_like(self.code_lengths)
 
-    @property
+    @cached_property
     def max_length(self) -> int:
         """Longest code, in bits; 0 for a lone symbol."""
         return int(self.bits.max())
@@ -162,11 +150,11 @@ class HuffmanCode:
     def windows(self) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
         """Return code length and symbol for each window of ``max_length`` bits, the code at its head."""
         order, lengths = self._canonical_order()
-        spans = np.left_shift(1, self.max_length - lengths)
-        return np.repeat(lengths, spans).astype(np.uint8), np.repeat(order, spans).astype(np.uint16)
+        spans = 1 << (self.max_length - lengths)
+        return lengths.astype(np.uint8).repeat(spans), order.astype(np.uint16).repeat(spans)
 
     def _canonical_order(self) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
         """Return the used symbols in canonical order, and their bits."""
-        used = np.flatnonzero(self.code_lengths)
-        order = used[np.argsort(self.code_lengths[used], kind="stable")]
+        used = self.code_lengths.nonzero()[0]
+        order = used[self.code_lengths[used].argsort(kind="stable")]
         return order, self.bits[order].astype(np.int64)

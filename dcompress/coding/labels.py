@@ -148,13 +148,14 @@ class Labels(SharedCoder):
         return pack_lanes(self.code.assign_codes()[joined].astype(np.uint64), self.code.bits[joined])
 
     def build_tables(self, kernel: ModuleType) -> Any:
-        """Build the symbol table, the labels of every symbol, and their words if there is one codebook."""
-        base = self.codebook.n_labels
+        """Build the symbol table; for blocks, their labels, and their words if all share a codebook."""
         alphabet = self.code.code_lengths.size
-        powers = base ** np.arange(self.block - 1, -1, -1)
-        digits = ((np.arange(alphabet)[:, None] // powers) % base).astype(_label_type(base))
-        words = self.codebook.lookup[0][digits] if self.codebook.n_groups == 1 else None
-        table = None
+        digits = words = table = None
+        if self.block > 1:
+            base = self.codebook.n_labels
+            powers = base ** np.arange(self.block - 1, -1, -1)
+            digits = ((np.arange(alphabet)[:, None] // powers) % base).astype(_label_type(base))
+            words = self.codebook.lookup[0][digits] if self.codebook.n_groups == 1 else None
         if self.code.lone_symbol is None:
             width = _label_type(alphabet)(0).itemsize
             table = kernel.symbol_table(*self.code.windows(), self.code.max_length, width)
@@ -205,7 +206,7 @@ class Labels(SharedCoder):
         """
         kernel = kernels.select(work)
         _, _, words = self.decoding_tables(kernel)
-        if self.block == 1 or words is None:
+        if words is None:
             return super().decode_chunk(chunk, first_word, out, work)
         kernel.gather_blocks(words, self._decode_symbols(chunk, out.size, kernel), out)
         return None

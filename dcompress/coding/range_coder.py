@@ -5,15 +5,19 @@ Slow and close to the entropy, for a few hundred numbers a tensor. Weights never
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from dcompress import kernels
 from dcompress.errors import CorruptError
-from dcompress.kernels.side import SIDE_CEILING, SIDE_FLOOR, SIDE_SHIFTS
-from dcompress.kernels.status import OK
+from dcompress.kernels.side import (
+    CLASS_CONTEXTS,
+    LENGTH_CONTEXTS,
+    MAP_CONTEXTS,
+    NO_QUARTERS,
+    TABLE_CONTEXTS,
+)
+from dcompress.kernels.status import ILLEGAL, OK, OUT_OF_RANGE, OVERRUN
 
 __all__ = [
     "CLASS_CONTEXTS",
@@ -26,20 +30,11 @@ __all__ = [
     "unfold_sign",
 ]
 
-_TOP = 1 << 24
-_MASK = 0xFFFFFFFF
-_PROBABILITY_BITS = 12
-_WHOLE = 1 << _PROBABILITY_BITS
-_HALF = _WHOLE // 2
-_SETTLED = len(SIDE_SHIFTS) - 1
-_MAX_BITS = 64
-LENGTH_CONTEXTS = 1984  # the first context of code lengths; those of numbers are below
-CLASS_CONTEXTS = 2016  # three kinds of classes, 64 contexts each
-TABLE_CONTEXTS = 2208  # lengths of table sets: three sets of 16
-MAP_CONTEXTS = 2256  # tables of contexts: two sets of 16
-N_CONTEXTS = 2288
-_NUMBER_CONTEXTS = _MAX_BITS  # contexts that each kind of number takes
-_RAW_STEP = 8  # equally likely bits are coded up to eight at a time
+_TABLE_FAULTS = {
+    OUT_OF_RANGE: ("table number out of range", "TAB-01"),
+    ILLEGAL: ("bucket or length that does not exist", "SET-01"),
+    OVERRUN: ("table that does not exist", "SET-02"),
+}
 
 
 def fold_sign(value: int) -> int:
@@ -56,76 +51,40 @@ class SideWriter:
     """Write numbers as an adaptively coded byte string."""
 
     def __init__(self) -> None:
-        self._chances = [_HALF] * N_CONTEXTS
-        self._seen = [0] * N_CONTEXTS
-        self._low = 0
-        self._range = _MASK
-        self._n_shifted = 0
+        self._kernel = kernels.select(0)
+        self._state = self._kernel.start_writer()
 
     def bit(self, context: int, bit: int) -> None:
         """Write one bit under the statistics of a context (0 .. N_CONTEXTS - 1)."""
-        chance = self._chances[context]
-        seen = self._seen[context]
-        bound = (self._range >> _PROBABILITY_BITS) * chance
-        if bit:
-            self._low += bound
-            self._range -= bound
-            chance -= chance >> SIDE_SHIFTS[seen]
-            self._chances[context] = chance if chance > SIDE_FLOOR else SIDE_FLOOR
-        else:
-            self._range = bound
-            chance += (_WHOLE - chance) >> SIDE_SHIFTS[seen]
-            self._chances[context] = chance if chance < SIDE_CEILING else SIDE_CEILING
-        if seen < _SETTLED:
-            self._seen[context] = seen + 1
-        if self._range < _TOP:
-            self._normalise()
+        self._state = self._kernel.write_bit(self._state, context, bit)
 
     def raw(self, value: int, n_bits: int) -> None:
         """Write the low ``n_bits`` of a value, all bits equally likely, most significant first."""
-        while n_bits > 0:
-            take = min(_RAW_STEP, n_bits)
-            n_bits -= take
-            self._range >>= take
-            self._low += self._range * (value >> n_bits & ((1 << take) - 1))
-            if self._range < _TOP:
-                self._normalise()
+        self._state = self._kernel.write_raw(self._state, np.uint64(value), n_bits)
 
-    def number(self, context: int, value: int) -> None:
+    def number(self, kind: int, value: int) -> None:
         """Write a number of 0..2**64-1: its bit length in unary under contexts, then its lower bits.
 
-        ``context`` is the kind of number, 0..31; it takes contexts ``64 * context`` and up.
+        ``kind`` is 0..30; a kind takes contexts ``64 * kind`` and up.
         """
-        first = _NUMBER_CONTEXTS * context
-        n_bits = value.bit_length()
-        for place in range(n_bits):
-            self.bit(first + place, 1)
-        if n_bits < _MAX_BITS:
-            self.bit(first + n_bits, 0)
-        self.raw(value, max(0, n_bits - 1))
+        self._state = self._kernel.write_number(self._state, kind, np.uint64(value))
 
     def unary(self, first: int, value: int, n_contexts: int) -> None:
         """Write a number as ones and a zero, under contexts ``first`` and up, the last for all the rest."""
-        for place in range(value):
-            self.bit(first + min(place, n_contexts - 1), 1)
-        self.bit(first + min(value, n_contexts - 1), 0)
+        self._state = self._kernel.write_unary(self._state, first, value, n_contexts)
+
+    def code_lengths(self, lengths: NDArray[np.uint8], n_columns: int) -> None:
+        """Write code lengths, rows of ``n_columns`` that belong together (spec 11.4)."""
+        self._state = self._kernel.write_lengths(self._state, n_columns, lengths)
+
+    def magnitudes(self, values: NDArray[np.uint64], n_first: int) -> None:
+        """Write numbers that ascend in two parts, the first of ``n_first`` numbers (spec 11.3)."""
+        self._state = self._kernel.write_gaps(self._state, n_first, values)
 
     def finish(self) -> bytes:
         """Return the shortest byte string that decodes to what was written."""
-        # ``low`` is a number of n_shifted + 4 bytes; any value in [low, low + range) will do. Take the
-        # one with most zero bits at its end, and leave those out.
-        high = self._low + self._range - 1
-        n_free = (self._low ^ high).bit_length()
-        value = self._low
-        if value & ((1 << n_free) - 1):
-            value = high >> (n_free - 1) << (n_free - 1)
-        return value.to_bytes(self._n_shifted + 4, "big").rstrip(b"\0")
-
-    def _normalise(self) -> None:
-        while self._range < _TOP:
-            self._low <<= 8
-            self._range <<= 8
-            self._n_shifted += 1
+        data: bytes = self._kernel.written(self._state)
+        return data
 
 
 class SideReader:
@@ -138,50 +97,16 @@ class SideReader:
     """
 
     def __init__(self, data: bytes) -> None:
-        self._chances = [_HALF] * N_CONTEXTS
-        self._seen = [0] * N_CONTEXTS
-        self._data = data
-        self._range = _MASK
-        self._code = int.from_bytes(data[:4].ljust(4, b"\0"), "big")
-        self._next = 4
-
-    def bit(self, context: int) -> int:
-        """Read one bit under the statistics of a context (0 .. N_CONTEXTS - 1)."""
-        chance = self._chances[context]
-        seen = self._seen[context]
-        bound = (self._range >> _PROBABILITY_BITS) * chance
-        if self._code < bound:
-            self._range = bound
-            chance += (_WHOLE - chance) >> SIDE_SHIFTS[seen]
-            self._chances[context] = chance if chance < SIDE_CEILING else SIDE_CEILING
-            bit = 0
-        else:
-            self._code -= bound
-            self._range -= bound
-            chance -= chance >> SIDE_SHIFTS[seen]
-            self._chances[context] = chance if chance > SIDE_FLOOR else SIDE_FLOOR
-            bit = 1
-        if seen < _SETTLED:
-            self._seen[context] = seen + 1
-        if self._range < _TOP:
-            self._normalise()
-        return bit
+        self._data = np.frombuffer(data, np.uint8)
+        # Numba has either been started for this frame, or is not worth the wait.
+        self._kernel = kernels.select(0)
+        self._state = self._kernel.start_side(self._data)
 
     def raw(self, n_bits: int) -> int:
-        """Read ``n_bits`` equally likely bits."""
-        value = 0
-        while n_bits > 0:
-            take = min(_RAW_STEP, n_bits)
-            n_bits -= take
-            self._range >>= take
-            part = min(self._code // self._range, (1 << take) - 1)
-            self._code -= self._range * part
-            if self._range < _TOP:
-                self._normalise()
-            value = value << take | part
-        return value
+        """Read up to 64 equally likely bits."""
+        return int(self._kernel.read_raw(self._data, self._state, n_bits))
 
-    def number(self, context: int, limit: int) -> int:
+    def number(self, kind: int, limit: int) -> int:
         """Read a number of at most ``limit`` (below 2**64).
 
         Raises
@@ -189,28 +114,9 @@ class SideReader:
         CorruptError
             The number exceeds its limit (TAB-01).
         """
-        first = _NUMBER_CONTEXTS * context
-        n_bits = 0
-        while n_bits < _MAX_BITS and self.bit(first + n_bits):
-            n_bits += 1
-        value = 1 << (n_bits - 1) | self.raw(n_bits - 1) if n_bits else 0
+        value = int(self._kernel.read_number(self._data, self._state, kind))
         if value > limit:
             raise CorruptError(f"table number {value} exceeds {limit}", rule="TAB-01")
-        return value
-
-    def unary(self, first: int, n_contexts: int, limit: int) -> int:
-        """Read a number that stands as ones and a zero.
-
-        Raises
-        ------
-        CorruptError
-            The number exceeds its limit (TAB-01).
-        """
-        value = 0
-        while self.bit(first + min(value, n_contexts - 1)):
-            value += 1
-            if value > limit:
-                raise CorruptError(f"table number exceeds {limit}", rule="TAB-01")
         return value
 
     def classes(self, first: int, count: int) -> NDArray[np.int64]:
@@ -222,7 +128,7 @@ class SideReader:
             A number is not -31..31, or -128, which is written as 0 (TAB-01).
         """
         folded = np.zeros(count, np.int64)
-        if self._run_kernel("read_classes", first, first + 64, folded) != OK:
+        if self._kernel.read_classes(self._data, self._state, first, folded) != OK:
             raise CorruptError("class out of range", rule="TAB-01")
         places = folded - 1
         return np.where(folded == 0, -128, np.where(places % 2 == 1, -(places + 1) // 2, places // 2))
@@ -236,21 +142,44 @@ class SideReader:
             A length is not 0..15 (HUF-03).
         """
         lengths = np.zeros(n_symbols, np.uint8)
-        if self._run_kernel("read_lengths", LENGTH_CONTEXTS, CLASS_CONTEXTS, n_columns, lengths) != OK:
+        if self._kernel.read_lengths(self._data, self._state, n_columns, lengths) != OK:
             raise CorruptError("code length out of range", rule="HUF-03")
         return lengths
 
-    def _run_kernel(self, name: str, first: int, stop: int, *arguments: Any) -> int:
-        """Run a kernel that reads on under some of the contexts; return its status."""
-        registers = np.array([self._range, self._code, self._next])
-        chances, seen = np.array(self._chances[first:stop]), np.array(self._seen[first:stop])
-        # Numba has either been started for this frame, or is not worth the wait.
-        kernel = getattr(kernels.select(0), name)
-        status = int(kernel(np.frombuffer(self._data, np.uint8), registers, chances, seen, *arguments))
-        self._range, self._code, self._next = registers.tolist()
-        self._chances[first:stop] = chances.tolist()
-        self._seen[first:stop] = seen.tolist()
-        return status
+    def magnitudes(self, count: int, n_first: int, largest: int) -> NDArray[np.uint64]:
+        """Read numbers in two ascending parts, the first of ``n_first`` numbers (spec 11.3).
+
+        Raises
+        ------
+        CorruptError
+            A number exceeds ``largest`` (TAB-03), or the bit length of a gap changes too much (TAB-01).
+        """
+        values = np.zeros(count, np.uint64)
+        status = self._kernel.read_gaps(self._data, self._state, n_first, np.uint64(largest), values)
+        if status == OUT_OF_RANGE:
+            raise CorruptError("table number out of range", rule="TAB-01")
+        if status != OK:
+            raise CorruptError("codebook value does not fit its dtype", rule="TAB-03")
+        return values
+
+    def tables(
+        self, n_tables: int, n_symbols: int, n_quantisers: int, n_rows: int, n_classes: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Read lengths in quarter bits by table and symbol, and tables by quantiser, row and class.
+
+        Raises
+        ------
+        CorruptError
+            A number is out of range (TAB-01), a bucket or a length (SET-01) or a table (SET-02) does not
+            exist.
+        """
+        quarters = np.full((n_tables, n_symbols), NO_QUARTERS, np.uint8)
+        choice = np.zeros((n_quantisers, n_rows, n_classes), np.uint8)
+        status = self._kernel.read_tables(self._data, self._state, quarters, choice)
+        if status != OK:
+            message, rule = _TABLE_FAULTS[status]
+            raise CorruptError(message, rule=rule)
+        return quarters, choice
 
     def finish(self) -> None:
         """Check that the byte string held no more than was read.
@@ -260,12 +189,6 @@ class SideReader:
         CorruptError
             Bytes are left over, or the last one is zero and need not be there (TAB-02).
         """
-        if len(self._data) > self._next or self._data[-1:] == b"\0":
+        n_bytes = self._data.size
+        if n_bytes > self._kernel.bytes_used(self._state) or (n_bytes and self._data[-1] == 0):
             raise CorruptError("table bytes left over", rule="TAB-02")
-
-    def _normalise(self) -> None:
-        while self._range < _TOP:
-            byte = self._data[self._next] if self._next < len(self._data) else 0
-            self._next += 1
-            self._code = (self._code << 8 | byte) & _MASK
-            self._range <<= 8

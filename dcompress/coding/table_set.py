@@ -12,17 +12,21 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from dcompress.coding.range_coder import (
-    MAP_CONTEXTS,
-    TABLE_CONTEXTS,
-    SideReader,
-    SideWriter,
-    fold_sign,
-    unfold_sign,
-)
-from dcompress.coding.symbols import N_BUCKETS, N_SYMBOLS
+from dcompress import kernels
+from dcompress.coding.range_coder import SideReader, SideWriter, fold_sign
+from dcompress.coding.symbols import N_SYMBOLS
 from dcompress.errors import CorruptError
 from dcompress.kernels.reference_context import FLIP, NO_LEVEL
+from dcompress.kernels.side import (
+    KIND_EXTENT,
+    KIND_PARENT,
+    MAP_CONTEXTS,
+    MAX_TABLES,
+    QUARTERS_EXPECTED,
+    TABLE_CONTEXTS,
+)
+from dcompress.kernels.side import MAX_QUARTERS as MAX_LENGTH
+from dcompress.kernels.side import NO_QUARTERS as ABSENT
 from dcompress.kernels.trellis import LEVELS
 
 __all__ = [
@@ -39,10 +43,7 @@ __all__ = [
 
 N_LEVELS = LEVELS
 MAX_CLASSES = 64
-MAX_TABLES = 127
-MAX_LENGTH = 63  # quarter bits
 PRECISIONS = (10, 12)  # bits of the frequencies, from and to
-ABSENT = 255  # in the place of a length
 
 # Level to the left and level farther left, of which the first that is not 0 is positive.
 CANONICAL = tuple(
@@ -51,11 +52,30 @@ CANONICAL = tuple(
     for far in range(-NO_LEVEL, NO_LEVEL + 1)
     if left > 0 or far >= 0
 )
+
+
+def _levels() -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Return, by levels, the place in CANONICAL, and whether all signs have to be turned round for it."""
+    places, is_flipped = np.zeros((8, 8), np.intp), np.zeros((8, 8), np.bool_)
+    for place, (left, far) in enumerate(CANONICAL):
+        places[NO_LEVEL + left, NO_LEVEL + far] = places[NO_LEVEL - left, NO_LEVEL - far] = place
+        is_flipped[NO_LEVEL - left, NO_LEVEL - far] = left > 0 or far > 0
+    return places.reshape(-1), is_flipped.reshape(-1)
+
+
+_PLACES, _FLIPPED = _levels()
 _KIND_SIZE = 8
-_KIND_PARENT = 9
-_KIND_EXTENT = 10
-_FLAT = 24  # the length that is expected where nothing is known
-_ROOTS = (65536, 55109, 46341, 38968)  # 2 ** (16 - quarter / 4)
+
+
+def _weights() -> NDArray[np.int64]:
+    """Return 2 ** (16 - length / 4) by length in quarter bits, rounded down; 0 for ABSENT."""
+    weights = np.zeros(ABSENT + 1, np.int64)
+    lengths = np.arange(MAX_LENGTH + 1)
+    weights[: MAX_LENGTH + 1] = np.array([65536, 55109, 46341, 38968])[lengths & 3] >> (lengths >> 2)
+    return weights
+
+
+_WEIGHTS = _weights()
 
 
 def frequencies_of(lengths: NDArray[np.uint8], precision: int) -> NDArray[np.int64]:
@@ -63,22 +83,23 @@ def frequencies_of(lengths: NDArray[np.uint8], precision: int) -> NDArray[np.int
 
     Parameters
     ----------
-    lengths : ndarray of shape (n_symbols,), dtype uint8
-        0..MAX_LENGTH, or ABSENT.
+    lengths : ndarray of shape (..., n_symbols), dtype uint8
+        0..MAX_LENGTH, or ABSENT; any number of tables.
 
     Raises
     ------
     CorruptError
         What rounding adds to the rare symbols is more than the most frequent one has (SET-03).
     """
-    used = lengths != ABSENT
-    quarters = np.where(used, lengths, 0).astype(np.int64)
-    weights = np.where(used, np.array(_ROOTS)[quarters & 3] >> (quarters >> 2), 0)
-    frequencies = np.where(used, np.maximum(1, (weights << precision) // weights.sum()), 0)
-    first = int(frequencies.argmax())
-    frequencies[first] += (1 << precision) - frequencies.sum()
-    if frequencies[first] < 1:
+    weights = _WEIGHTS[lengths]
+    frequencies = (weights << precision) // weights.sum(axis=-1, keepdims=True)
+    frequencies = np.where(lengths != ABSENT, np.maximum(1, frequencies), 0)
+    first = frequencies.argmax(axis=-1)[..., None]
+    largest = np.take_along_axis(frequencies, first, -1)
+    largest += (1 << precision) - frequencies.sum(axis=-1, keepdims=True)
+    if largest.min() < 1:
         raise CorruptError("table with too many rare symbols", rule="SET-03")
+    np.put_along_axis(frequencies, first, largest, -1)
     return frequencies
 
 
@@ -114,7 +135,7 @@ class TableSet:
     @cached_property
     def frequencies(self) -> NDArray[np.int64]:
         """Frequencies by table and symbol."""
-        return np.array([frequencies_of(lengths, self.precision) for lengths in self.lengths])
+        return frequencies_of(self.lengths, self.precision)
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
@@ -124,14 +145,15 @@ class TableSet:
     @cached_property
     def slots(self) -> NDArray[np.uint32]:
         """What a decoder looks up, flat, by table and slot: symbol, frequency, place within the symbol."""
-        n_tables = self.lengths.shape[0]
-        repeats = self.frequencies.reshape(-1)
-        symbols = np.tile(np.arange(N_SYMBOLS), n_tables)
-        places = np.tile(np.arange(1 << self.precision), n_tables) - np.repeat(
-            self.starts.reshape(-1), repeats
-        )
-        entries = np.repeat(symbols << 25 | repeats << 12, repeats) | places
-        return entries.astype(np.uint32)
+        kernel = kernels.select(0)
+        slots: NDArray[np.uint32] = kernel.table_slots(self.frequencies, self.precision)
+        return slots
+
+    @cached_property
+    def _contexts(self) -> NDArray[np.uint8]:
+        """Table, with FLIP, by quantiser, class and levels."""
+        tables = np.moveaxis(self.choice, 1, 2)[..., _PLACES]
+        return np.where(_FLIPPED, tables | np.uint8(FLIP), tables)
 
     def contexts(self, low: int, high: int) -> NDArray[np.uint8]:
         """Return table, with FLIP, by quantiser, sum of classes and levels.
@@ -147,13 +169,7 @@ class TableSet:
             Levels: left * 8 + far, each plus NO_LEVEL.
         """
         classes = np.clip(np.arange(low, high + 1), 0, self.n_classes - 1)
-        full = np.zeros((self.n_quantisers, classes.size, 8, 8), np.uint8)
-        for place, (left, far) in enumerate(CANONICAL):
-            tables = self.choice[:, place, classes]
-            full[:, :, NO_LEVEL + left, NO_LEVEL + far] = tables
-            if left or far:
-                full[:, :, NO_LEVEL - left, NO_LEVEL - far] = tables | FLIP
-        return full.reshape(-1)
+        return self._contexts[:, classes].reshape(-1)
 
     def to_bytes(self) -> bytes:
         """Return the set as side information."""
@@ -182,10 +198,10 @@ class TableSet:
         lengths = self.lengths[number]
         parents = [_table_cost(lengths, other) for other in (None, *self.lengths[:number][::-1])]
         parent = int(np.argmin(parents))
-        writer.number(_KIND_PARENT, parent)
+        writer.number(KIND_PARENT, parent)
         expected = None if parent == 0 else self.lengths[number - parent]
         extent = _extent(lengths)
-        writer.number(_KIND_EXTENT, fold_sign(extent - (_extent(expected) if expected is not None else 0)))
+        writer.number(KIND_EXTENT, fold_sign(extent - (_extent(expected) if expected is not None else 0)))
         last = 0
         for guess, length in zip(_guesses(lengths, expected, extent), lengths.tolist(), strict=False):
             step = length - guess
@@ -210,25 +226,11 @@ class TableSet:
         n_quantisers = 1 + reader.number(_KIND_SIZE, 1)
         n_classes = 1 + reader.number(_KIND_SIZE, MAX_CLASSES - 1)
         n_tables = 1 + reader.number(_KIND_SIZE, MAX_TABLES - 1)
-        lengths = np.full((n_tables, N_SYMBOLS), ABSENT, np.uint8)
-        for number in range(n_tables):
-            _read_table(reader, lengths, number)
-        choice = np.zeros((n_quantisers, len(CANONICAL), n_classes), np.uint8)
-        for quantiser in range(n_quantisers):
-            above = 0
-            for row in choice[quantiser]:
-                previous = above
-                for at in range(n_classes):
-                    step = reader.unary(MAP_CONTEXTS + 16 * (at == 0), 16, 2 * MAX_TABLES)
-                    previous += unfold_sign(step)
-                    if not 0 <= previous < n_tables:
-                        raise CorruptError(f"table {previous} of {n_tables}", rule="SET-02")
-                    row[at] = previous
-                    above = previous if at == 0 else above
+        lengths, choice = reader.tables(n_tables, N_SYMBOLS, n_quantisers, len(CANONICAL), n_classes)
         reader.finish()
-        for table in lengths:
-            frequencies_of(table, precision)  # proves that it can be
-        return cls(precision, lengths, choice)
+        table_set = cls(precision, lengths, choice)
+        _ = table_set.frequencies  # proves that they can be
+        return table_set
 
 
 def _extent(lengths: NDArray[np.uint8]) -> int:
@@ -240,7 +242,7 @@ def _guess(done: NDArray[np.uint8] | list[int], expected: NDArray[np.uint8] | No
     """Return what a length is expected to be, after those before it."""
     if expected is not None and expected[symbol] != ABSENT:
         return int(expected[symbol])
-    return int(done[symbol - 2]) if symbol >= 3 else _FLAT
+    return int(done[symbol - 2]) if symbol >= 3 else QUARTERS_EXPECTED
 
 
 def _guesses(lengths: NDArray[np.uint8], expected: NDArray[np.uint8] | None, extent: int) -> list[int]:
@@ -253,25 +255,3 @@ def _table_cost(lengths: NDArray[np.uint8], expected: NDArray[np.uint8] | None) 
         lengths[: 2 * _extent(lengths) + 1] - np.array(_guesses(lengths, expected, _extent(lengths)))
     )
     return float(np.minimum(2 * steps, 4 + steps).sum() + steps.size)
-
-
-def _read_table(reader: SideReader, lengths: NDArray[np.uint8], number: int) -> None:
-    """Read one table into its row."""
-    parent = reader.number(_KIND_PARENT, number)
-    expected = None if parent == 0 else lengths[number - parent]
-    extent = (_extent(expected) if expected is not None else 0) + unfold_sign(
-        reader.number(_KIND_EXTENT, 2 * N_BUCKETS)
-    )
-    if not 0 <= extent < N_BUCKETS:
-        raise CorruptError(f"bucket {extent} of {N_BUCKETS}", rule="SET-01")
-    done: list[int] = []
-    last = 0
-    for symbol in range(2 * extent + 1):
-        first = TABLE_CONTEXTS + 16 * min(last, 2)
-        last = reader.unary(first, 15, MAX_LENGTH)
-        step = -last if last and reader.bit(first + 15) else last
-        length = _guess(done, expected, symbol) + step
-        if not 0 <= length <= MAX_LENGTH:
-            raise CorruptError(f"length of {length} quarter bits", rule="SET-01")
-        done.append(length)
-    lengths[number, : len(done)] = done

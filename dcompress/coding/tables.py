@@ -6,24 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcompress.coding.huffman import HuffmanCode
-from dcompress.coding.range_coder import LENGTH_CONTEXTS, SideReader, SideWriter, fold_sign, unfold_sign
+from dcompress.coding.range_coder import SideReader, SideWriter
 from dcompress.constants import MAX_ALPHABET, DType, WordKind
 from dcompress.errors import CorruptError
-from dcompress.kernels.side import neighbours
 from dcompress.stages import Words, word_dtype
 
 __all__ = ["read_code", "read_codebook", "sort_keys", "write_code", "write_codebook"]
 
-# Kinds of numbers; a kind takes 64 contexts.
 _KIND_COUNT = 0
-_KIND_GAP = 1
-# Contexts of code lengths, above those of the numbers. The first three have one for each set of used
-# neighbours, the last one for each step, without and with a guess.
-_IS_USED = LENGTH_CONTEXTS
-_IS_OTHER = _IS_USED + 4
-_IS_LESS = _IS_OTHER + 4
-_IS_FARTHER = _IS_LESS + 4
-_STEPS = 7
 _EVEN_TYPES = ("float16", "bfloat16", "float32")
 
 
@@ -144,13 +134,7 @@ def write_codebook(writer: SideWriter, dtype: DType, values: Words) -> None:
     n_dropped = (together & -together).bit_length() - 1 if together else 0
     writer.number(_KIND_COUNT, n_negative)
     writer.number(_KIND_COUNT, n_dropped)
-    last_bits = 0
-    for start, stop in ((0, n_negative), (n_negative, ordered.size)):
-        previous = -1
-        for magnitude in ordered[start:stop].tolist():
-            kept = magnitude >> n_dropped
-            last_bits = _write_gap(writer, kept - previous - 1, last_bits)
-            previous = kept
+    writer.magnitudes(ordered >> np.uint64(n_dropped), n_negative)
 
 
 def read_codebook(reader: SideReader, dtype: DType, n_centroids: int) -> Words:
@@ -165,60 +149,15 @@ def read_codebook(reader: SideReader, dtype: DType, n_centroids: int) -> Words:
     magnitude_bits = bits if dtype.kind is WordKind.UNSIGNED else bits - 1
     n_negative = reader.number(_KIND_COUNT, 0 if dtype.kind is WordKind.UNSIGNED else n_centroids)
     n_dropped = reader.number(_KIND_COUNT, magnitude_bits)
-    magnitudes: list[int] = []
-    last_bits = 0
-    for count in (n_negative, n_centroids - n_negative):
-        previous = -1
-        for _ in range(count):
-            gap, last_bits = _read_gap(reader, last_bits)
-            previous += gap + 1
-            if previous << n_dropped >> magnitude_bits:
-                raise CorruptError("codebook value does not fit its dtype", rule="TAB-03")
-            magnitudes.append(previous << n_dropped)
-    wide = np.array(magnitudes, np.uint64)
+    largest = ((1 << magnitude_bits) - 1) >> n_dropped
+    wide = reader.magnitudes(n_centroids, n_negative, largest) << np.uint64(n_dropped)
     wide[:n_negative] = wide[:n_negative][::-1].copy()
     return _from_sort_keys(dtype, n_negative, wide)
 
 
-def _write_gap(writer: SideWriter, gap: int, last_bits: int) -> int:
-    """Write a gap as the change of its bit length and its lower bits; return its bit length."""
-    n_bits = gap.bit_length()
-    change = n_bits - last_bits
-    writer.number(_KIND_GAP, fold_sign(change))
-    writer.raw(gap, max(0, n_bits - 1))
-    return n_bits
-
-
-def _read_gap(reader: SideReader, last_bits: int) -> tuple[int, int]:
-    """Read a gap; return it and its bit length."""
-    folded = reader.number(_KIND_GAP, 128)
-    n_bits = last_bits + unfold_sign(folded)
-    if not 0 <= n_bits <= 64:
-        raise CorruptError(f"codebook gap of {n_bits} bits", rule="TAB-03")
-    return (1 << (n_bits - 1) | reader.raw(n_bits - 1) if n_bits else 0), n_bits
-
-
 def write_code(writer: SideWriter, code: HuffmanCode, n_columns: int) -> None:
-    """Write code lengths row by row; a row has ``n_columns`` symbols that belong together.
-
-    Each length is coded against the one to its left and the one above it, which are mostly close.
-    """
-    lengths = code.code_lengths.tolist()
-    for place, length in enumerate(lengths):
-        used, guess = neighbours(lengths, place, n_columns)
-        writer.bit(_IS_USED + used, int(length > 0))
-        if length == 0:
-            continue
-        known = int(guess > 0)
-        writer.bit(_IS_OTHER + used, int(length != guess))
-        if length == guess:
-            continue
-        if known:
-            writer.bit(_IS_LESS + used, int(length < guess))
-        size = abs(length - guess)
-        for step in range(1, size):
-            writer.bit(_IS_FARTHER + _STEPS * known + min(step, _STEPS - 1), 1)
-        writer.bit(_IS_FARTHER + _STEPS * known + min(size, _STEPS - 1), 0)
+    """Write code lengths row by row; a row has ``n_columns`` symbols that belong together."""
+    writer.code_lengths(code.code_lengths, n_columns)
 
 
 def read_code(reader: SideReader, n_symbols: int, n_columns: int) -> HuffmanCode:

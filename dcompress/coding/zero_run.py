@@ -92,16 +92,23 @@ class RunStatistics:
         self.short = short.reshape(self._SHORT, width)
         self.long_runs = np.concatenate(long_runs) if long_runs else np.zeros(0, np.int32)
         self.long_labels = np.concatenate(long_labels) if long_labels else np.zeros(0, np.uint16)
-        self.n_kept = int(self.short.sum()) + self.long_runs.size
+        self._by_run = self.short.sum(axis=1)
+        self.n_kept = int(self._by_run.sum()) + self.long_runs.size
 
     def counts(self, n_buckets: int, raw_bits: int) -> tuple[NDArray[np.int64], int]:
         """Return how often each (bucket, label - 1) occurs, and the number of fillers."""
         reach = n_buckets << raw_bits
         width = self.n_labels - 1
-        fillers, rest = np.divmod(np.arange(self._SHORT), reach)
         table = np.zeros((n_buckets, width), np.int64)
-        np.add.at(table, rest >> raw_bits, self.short)
-        n_fillers = int(fillers @ self.short.sum(axis=1))
+        if reach > self._SHORT:
+            part = self.short.reshape(-1, min(1 << raw_bits, self._SHORT), width).sum(axis=1)
+            table[: part.shape[0]] = part
+        else:
+            n_laps = -(-self._SHORT // reach)
+            laps = np.zeros((n_laps * reach, width), np.int64)
+            laps[: self._SHORT] = self.short
+            laps.reshape(n_laps, n_buckets, -1, width).sum(axis=(0, 2), out=table)
+        n_fillers = int((np.arange(self._SHORT) // reach) @ self._by_run)
         if self.long_runs.size:
             fillers, rest = np.divmod(self.long_runs, reach)
             np.add.at(table, (rest >> raw_bits, self.long_labels), 1)

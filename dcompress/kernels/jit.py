@@ -7,13 +7,34 @@ careful loop finishes each lane. So no stream, however hostile, reads or writes 
 
 from __future__ import annotations
 
-from dcompress.kernels.jit_context import decode_contexts
+from dcompress.kernels.jit_context import decode_contexts, table_slots
 from dcompress.kernels.jit_modelling import context_costs, context_counts, encode_contexts
 from dcompress.kernels.jit_runs import decode_runs, decode_split_runs, run_table
+from dcompress.kernels.jit_side import (
+    bytes_used,
+    read_bit,
+    read_classes,
+    read_gaps,
+    read_lengths,
+    read_number,
+    read_raw,
+    read_tables,
+    read_unary,
+    start_side,
+)
+from dcompress.kernels.jit_side_writing import (
+    start_writer,
+    write_bit,
+    write_gaps,
+    write_lengths,
+    write_number,
+    write_raw,
+    write_unary,
+    written,
+)
 from dcompress.kernels.jit_symbols import (
     decode_symbols,
-    read_classes,
-    read_lengths,
+    package_merge,
     symbol_table,
     unpack_fixed,
 )
@@ -29,6 +50,7 @@ from dcompress.kernels.jit_words import (
 )
 
 __all__ = [
+    "bytes_used",
     "context_costs",
     "context_counts",
     "decode_contexts",
@@ -42,12 +64,29 @@ __all__ = [
     "join_planes",
     "label_words",
     "pack_bits",
+    "package_merge",
     "partial_checksum",
+    "read_bit",
     "read_classes",
+    "read_gaps",
     "read_lengths",
+    "read_number",
+    "read_raw",
+    "read_tables",
+    "read_unary",
     "run_table",
+    "start_side",
+    "start_writer",
     "symbol_table",
+    "table_slots",
     "unpack_fixed",
     "walk",
+    "write_bit",
+    "write_gaps",
+    "write_lengths",
+    "write_number",
+    "write_raw",
+    "write_unary",
+    "written",
     "zero_runs",
 ]

@@ -266,3 +266,17 @@ def decode_contexts(words, states, rows, columns, tables, out):
         if xs[lane] != _LOWEST:
             return UNFINISHED
     return OK
+
+
+@njit(cache=True, nogil=True)
+def table_slots(frequencies, precision):
+    """Return what is looked up by table and slot: symbol, frequency, offset."""
+    slots = np.empty(frequencies.shape[0] << precision, np.uint32)
+    at = 0
+    for table in range(frequencies.shape[0]):
+        for symbol in range(frequencies.shape[1]):
+            frequency = frequencies[table, symbol]
+            for offset in range(frequency):
+                slots[at + offset] = symbol << 25 | frequency << 12 | offset
+            at += frequency
+    return slots

@@ -1,4 +1,4 @@
-"""Symbols in Numba: code lengths, Huffman symbols, fixed-width labels. See ``jit`` for what they promise."""
+"""Symbols in Numba: Huffman symbols, fixed-width labels. See ``jit`` for what they promise."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from dcompress.kernels.side import SIDE_CEILING, SIDE_FLOOR, SIDE_SHIFTS, neighbours
-from dcompress.kernels.status import ILLEGAL, OK, PADDING, SHORT, SURPLUS
+from dcompress.kernels.status import OK, PADDING, SHORT, SURPLUS
 
 U64 = np.uint64
 TABLE_BITS = 12  # smallest multi-symbol table: wide enough for several short codes at once
-_SHIFTS = np.array(SIDE_SHIFTS)
 
 
 @intrinsic
@@ -78,71 +76,6 @@ def lane_status(stream, bit, end):
         return SURPLUS
     if left and stream[end - 1] & ((1 << left) - 1):
         return PADDING
-    return OK
-
-
-@njit(cache=True, nogil=True)
-def _side_bit(data, registers, chances, seen, context):
-    """Read one bit of the side coder."""
-    chance = chances[context]
-    count = seen[context]
-    bound = (registers[0] >> 12) * chance
-    if registers[1] < bound:
-        registers[0] = bound
-        chances[context] = min(chance + ((4096 - chance) >> _SHIFTS[count]), SIDE_CEILING)
-        bit = 0
-    else:
-        registers[1] -= bound
-        registers[0] -= bound
-        chances[context] = max(chance - (chance >> _SHIFTS[count]), SIDE_FLOOR)
-        bit = 1
-    seen[context] = min(count + 1, _SHIFTS.size - 1)
-    while registers[0] < 1 << 24:
-        registers[0] <<= 8
-        byte = np.int64(data[registers[2]]) if registers[2] < data.size else np.int64(0)
-        registers[1] = (registers[1] << 8 | byte) & 0xFFFFFFFF
-        registers[2] += 1
-    return bit
-
-
-_neighbours = njit(cache=True, nogil=True)(neighbours)
-
-
-@njit(cache=True, nogil=True)
-def read_lengths(data, registers, chances, seen, n_columns, lengths):
-    """Read code lengths from adaptively coded bytes; return OK or ILLEGAL."""
-    done = np.zeros(lengths.size, np.int64)
-    for at in range(lengths.size):
-        used, guess = _neighbours(done, at, n_columns)
-        if not _side_bit(data, registers, chances, seen, used):
-            continue
-        length = guess
-        if _side_bit(data, registers, chances, seen, 4 + used):
-            known = 1 if guess > 0 else 0
-            down = known == 1 and _side_bit(data, registers, chances, seen, 8 + used) == 1
-            step = 1
-            while step < 16 and _side_bit(data, registers, chances, seen, 12 + 7 * known + min(step, 6)):
-                step += 1
-            length = guess - step if down else guess + step
-        if not 0 < length < 16:
-            return ILLEGAL
-        done[at] = length
-        lengths[at] = length
-    return OK
-
-
-@njit(cache=True, nogil=True)
-def read_classes(data, registers, chances, seen, numbers):
-    """Read numbers in unary, each under the set of contexts that the one before picks."""
-    last = 0
-    for at in range(numbers.size):
-        value = 0
-        while _side_bit(data, registers, chances, seen, 16 * last + min(value, 15)):
-            value += 1
-            if value > 63:
-                return ILLEGAL
-        numbers[at] = value
-        last = min(value, 3)
     return OK
 
 
@@ -287,3 +220,36 @@ def unpack_fixed(stream, n_bits, out):
             n_held += 8
         n_held -= n_bits
         out[i] = (held >> U64(n_held)) & mask
+
+
+@njit(cache=True, nogil=True)
+def package_merge(counts, limit):
+    """Return the code lengths, of at most ``limit`` bits, that cost least; counts ascend, two at least."""
+    n = counts.size
+    leaf_counts = np.zeros((limit, 2 * n), np.int32)
+    packages = np.zeros(n, np.int64)
+    merged = np.zeros(2 * n, np.int64)
+    n_packages = 0
+    for depth in range(limit):
+        leaf = 0
+        package = 0
+        for at in range(n + n_packages):
+            if package == n_packages or (leaf < n and counts[leaf] <= packages[package]):
+                merged[at] = counts[leaf]
+                leaf += 1
+            else:
+                merged[at] = packages[package]
+                package += 1
+            if at + 1 < 2 * n:
+                leaf_counts[depth, at + 1] = leaf
+        n_packages = (n + n_packages) // 2
+        for at in range(n_packages):
+            packages[at] = merged[2 * at] + merged[2 * at + 1]
+    lengths = np.zeros(n, np.uint8)
+    taken = 2 * n - 2
+    for depth in range(limit - 1, -1, -1):
+        n_leaves = np.int64(leaf_counts[depth, taken])
+        for at in range(n_leaves):
+            lengths[at] += 1
+        taken = 2 * (taken - n_leaves)
+    return lengths

@@ -18,8 +18,41 @@ from dcompress.kernels.reference_context import (
     context_counts,
     decode_contexts,
     encode_contexts,
+    table_slots,
 )
-from dcompress.kernels.side import read_classes, read_lengths
+from dcompress.kernels.reference_symbols import (
+    SymbolTable,
+    decode_symbols,
+    end_status,
+    hop,
+    lane_streams,
+    package_merge,
+    symbol_table,
+    unpack_fixed,
+    windows_at,
+)
+from dcompress.kernels.side import (
+    bytes_used,
+    read_bit,
+    read_classes,
+    read_gaps,
+    read_lengths,
+    read_number,
+    read_raw,
+    read_tables,
+    read_unary,
+    start_side,
+)
+from dcompress.kernels.side_writing import (
+    start_writer,
+    write_bit,
+    write_gaps,
+    write_lengths,
+    write_number,
+    write_raw,
+    write_unary,
+    written,
+)
 from dcompress.kernels.status import OK, OVERRUN, PADDING, SHORT, SURPLUS
 from dcompress.kernels.trellis import find_path, walk
 
@@ -31,6 +64,7 @@ __all__ = [
     "SURPLUS",
     "RunTable",
     "SymbolTable",
+    "bytes_used",
     "context_costs",
     "context_counts",
     "decode_contexts",
@@ -44,13 +78,30 @@ __all__ = [
     "join_planes",
     "label_words",
     "pack_bits",
+    "package_merge",
     "partial_checksum",
+    "read_bit",
     "read_classes",
+    "read_gaps",
     "read_lengths",
+    "read_number",
+    "read_raw",
+    "read_tables",
+    "read_unary",
     "run_table",
+    "start_side",
+    "start_writer",
     "symbol_table",
+    "table_slots",
     "unpack_fixed",
     "walk",
+    "write_bit",
+    "write_gaps",
+    "write_lengths",
+    "write_number",
+    "write_raw",
+    "write_unary",
+    "written",
     "zero_runs",
 ]
 
@@ -59,14 +110,6 @@ I64 = NDArray[np.int64]
 Unsigned = NDArray[np.unsignedinteger[Any]]
 
 _KEY_BLOCK = 1 << 20
-
-
-class SymbolTable(NamedTuple):
-    """Code length and symbol for every window of ``max_length`` bits."""
-
-    lengths: U8
-    symbols: NDArray[np.uint16]
-    max_length: int
 
 
 class RunTable(NamedTuple):
@@ -102,12 +145,6 @@ def partial_checksum(data: U8, start: int) -> int:
     return total & 0xFFFFFFFFFFFFFFFF
 
 
-def symbol_table(lengths: U8, symbols: NDArray[np.uint16], max_length: int, width: int) -> SymbolTable:
-    """Return the table that ``decode_symbols`` wants; ``width`` is the bytes of an output symbol."""
-    del width
-    return SymbolTable(lengths, symbols, max_length)
-
-
 def run_table(
     lengths: U8,
     symbols: NDArray[np.uint16],
@@ -118,60 +155,6 @@ def run_table(
 ) -> RunTable:
     """Return the table that ``decode_runs`` wants."""
     return RunTable(SymbolTable(lengths, symbols, max_length), runs, labels, raw_bits)
-
-
-def _windows(lane: U8, n_bits: int) -> NDArray[np.uint16]:
-    """Return the ``n_bits`` (at most 16) bits that start at each bit of ``lane``; zeros beyond its end."""
-    padded = np.zeros(lane.size + 2, np.uint32)
-    padded[: lane.size] = lane
-    words = (padded[:-2] << 16) | (padded[1:-1] << 8) | padded[2:]
-    shifts = np.arange(24 - n_bits, 16 - n_bits, -1, dtype=np.uint32)
-    windows = (words[:, None] >> shifts) & np.uint32((1 << n_bits) - 1)
-    return windows.astype(np.uint16).reshape(-1)
-
-
-def _walk(steps: bytes, count: int) -> tuple[list[int], int]:
-    """Hop ``count`` times from bit 0 by ``steps[bit]``; return the starts and the end, -1 if short."""
-    starts = []
-    bit = 0
-    try:
-        for _ in range(count):
-            starts.append(bit)
-            bit += steps[bit]
-    except IndexError:
-        return starts, -1
-    return starts, bit
-
-
-def _check_end(lane: U8, end: int) -> int:
-    """Return the status of a lane that was read up to bit ``end``."""
-    n_bits = 8 * lane.size
-    if end < 0 or end > n_bits:
-        return SHORT
-    if n_bits - end >= 8:
-        return SURPLUS
-    if end % 8 and int(lane[-1]) & ((1 << (n_bits - end)) - 1):
-        return PADDING
-    return OK
-
-
-def _lanes(stream: U8, lane_ends: I64) -> list[U8]:
-    """Cut a stream into its lanes."""
-    return [stream[first:last] for first, last in zip([0, *lane_ends[:-1]], lane_ends, strict=True)]
-
-
-def decode_symbols(stream: U8, lane_ends: I64, lane_counts: I64, table: SymbolTable, out: Unsigned) -> int:
-    """Decode Huffman symbols, lane after lane, into ``out``; return a status."""
-    filled = 0
-    for lane, count in zip(_lanes(stream, lane_ends), lane_counts.tolist(), strict=True):
-        windows = _windows(lane, table.max_length)
-        starts, end = _walk(table.lengths[windows].tobytes(), count)
-        status = _check_end(lane, end)
-        if status != OK:
-            return status
-        out[filled : filled + count] = table.symbols[windows[starts]]
-        filled += count
-    return OK
 
 
 def decode_runs(
@@ -193,14 +176,14 @@ def decode_runs(
     code, runs, labels, raw_bits = table
     position = n_kept = 0
     for lane, count, start in zip(
-        _lanes(stream, lane_ends), lane_counts.tolist(), lane_starts.tolist(), strict=True
+        lane_streams(stream, lane_ends), lane_counts.tolist(), lane_starts.tolist(), strict=True
     ):
         if start != position:
             return OVERRUN
-        windows = _windows(lane, code.max_length)
+        windows = windows_at(lane, code.max_length)
         lengths = code.lengths[windows]
-        starts, end = _walk((lengths + np.uint8(raw_bits)).tobytes(), count)
-        status = _check_end(lane, end)
+        starts, end = hop((lengths + np.uint8(raw_bits)).tobytes(), count)
+        status = end_status(lane, end)
         if status != OK:
             return status
         at = np.array(starts, np.int64)
@@ -230,20 +213,20 @@ def decode_split_runs(
     """Decode pairs of a run code and a label code, otherwise as ``decode_runs``."""
     position = n_kept = 0
     for lane, count, start in zip(
-        _lanes(stream, lane_ends), lane_counts.tolist(), lane_starts.tolist(), strict=True
+        lane_streams(stream, lane_ends), lane_counts.tolist(), lane_starts.tolist(), strict=True
     ):
         if start != position:
             return OVERRUN
-        run_windows = _windows(lane, run_codes.max_length)
-        label_windows = _windows(lane, label_codes.max_length)
+        run_windows = windows_at(lane, run_codes.max_length)
+        label_windows = windows_at(lane, label_codes.max_length)
         run_lengths = run_codes.lengths[run_windows]
         label_lengths = label_codes.lengths[label_windows]
         # Where the label code of a pair starts, for a pair at every bit; past the end it does not matter.
         label_at = np.arange(run_lengths.size) + run_lengths + raw_bits
         inside = np.minimum(label_at, run_lengths.size - 1)
         steps = run_lengths + np.uint8(raw_bits) + (label_lengths[inside] if inside.size else 0)
-        starts, end = _walk(steps.astype(np.uint8).tobytes(), count)
-        status = _check_end(lane, end)
+        starts, end = hop(steps.astype(np.uint8).tobytes(), count)
+        status = end_status(lane, end)
         if status != OK:
             return status
         at = np.array(starts, np.int64)
@@ -288,15 +271,6 @@ def _scatter(position: int, runs: I64, labels: NDArray[np.uint16], lookup: Unsig
         return -1
     out[positions] = lookup[labels]
     return last + 1
-
-
-def unpack_fixed(stream: U8, n_bits: int, out: Unsigned) -> None:
-    """Unpack ``out.size`` fixed-width values of 1..16 bits; the stream has exactly their bytes."""
-    bits = np.unpackbits(stream, count=out.size * n_bits).reshape(out.size, n_bits)
-    values = np.zeros(out.size, np.uint16)
-    for column in range(n_bits):
-        values = (values << np.uint16(1)) | bits[:, column]
-    out[:] = values
 
 
 def gather(lookup: Unsigned, labels: Unsigned, out: Unsigned) -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "context_counts",
     "decode_contexts",
     "encode_contexts",
+    "table_slots",
 ]
 
 FLIP = 128  # in a context: its symbols have their signs turned round
@@ -80,6 +81,16 @@ class ContextTables(NamedTuple):
     precision: int
     origin: int
     distance: int
+
+
+def table_slots(frequencies: NDArray[np.int64], precision: int) -> NDArray[np.uint32]:
+    """Return ``tables`` of ContextTables; frequencies, by table and symbol, add up to ``2 ** precision``."""
+    n_tables, n_symbols = frequencies.shape
+    repeats = frequencies.reshape(-1)
+    symbols = np.tile(np.arange(n_symbols), n_tables)
+    firsts = (np.cumsum(frequencies, axis=1) - frequencies).reshape(-1)
+    offsets = np.tile(np.arange(1 << precision), n_tables) - np.repeat(firsts, repeats)
+    return (np.repeat(symbols << 25 | repeats << 12, repeats) | offsets).astype(np.uint32)
 
 
 def decode_contexts(

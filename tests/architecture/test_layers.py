@@ -18,9 +18,18 @@ LAYERS = (
     {"errors", "constants", "limits"},
     # What everything else is made of.
     {"decibels", "stages", "cursor", "threads", "source"}
-    | {"kernels", "kernels.status", "kernels.reference", "kernels.reference_context"}
-    | {"kernels.side", "kernels.trellis", "kernels.jit"}
-    | {f"kernels.jit_{name}" for name in ("context", "modelling", "runs", "symbols", "trellis", "words")},
+    | {
+        "kernels",
+        "kernels.status",
+        "kernels.reference",
+        "kernels.reference_context",
+        "kernels.reference_symbols",
+    }
+    | {"kernels.side", "kernels.side_writing", "kernels.trellis", "kernels.jit"}
+    | {
+        f"kernels.jit_{name}"
+        for name in ("context", "modelling", "runs", "side", "side_writing", "symbols", "trellis", "words")
+    },
     # Stage 3 and the container: they know nothing of each other.
     {"checksum", "values"}
     | {"coding"}
@@ -46,27 +55,35 @@ LAYERS = (
     {"decode", "jobs", "inspection"}
     | {"recipe", "rules", "presets", "settings", "solve", "targets"}
     | {"floats", "prune", "kmeans", "share", "prices", "rate", "rate_groups", "compression", "choice"}
-    | {"grid", "clusters", "modelling", "packing"}
+    | {"grid", "views", "clusters", "modelling", "packing"}
     | {"atomic", "safetensors_file", "npz_file", "torch_file", "checkpoint", "model_file"},
     # Frames out; open files.
-    {"encode", "search", "curve", "frame_file", "handle", "lazy"},
+    {"encode", "search", "curve", "frame_file", "handle", "lazy", "rescue"},
     # Faces.
-    {"numpy", "torch", "report", "compare", "cli", "__init__", "__main__"},
+    {"numpy", "torch", "train", "report", "compare", "cli", "__init__", "__main__"},
 )
 
 _CODERS = {"coding.base", "coding.huffman", "coding.lanes", "coding.range_coder", "coding.tables"}
 SIBLINGS = {
     "kernels": {"kernels.reference", "kernels.jit"},
-    "kernels.reference": {"kernels.reference_context", "kernels.side", "kernels.status", "kernels.trellis"},
+    "kernels.reference": {
+        f"kernels.{name}"
+        for name in ("reference_context", "reference_symbols", "side", "side_writing", "status", "trellis")
+    },
     "kernels.reference_context": {"kernels.status", "kernels.trellis"},
+    "kernels.reference_symbols": {"kernels.status"},
     "kernels.side": {"kernels.status"},
+    "kernels.side_writing": {"kernels.side"},
     "kernels.jit": {
-        f"kernels.jit_{name}" for name in ("context", "modelling", "runs", "symbols", "trellis", "words")
+        f"kernels.jit_{name}"
+        for name in ("context", "modelling", "runs", "side", "side_writing", "symbols", "trellis", "words")
     },
     "kernels.jit_context": {"kernels.reference_context", "kernels.status"},
     "kernels.jit_modelling": {"kernels.reference_context"},
     "kernels.jit_trellis": {"kernels.trellis"},
-    "kernels.jit_symbols": {"kernels.reference", "kernels.side", "kernels.status"},
+    "kernels.jit_side": {"kernels.side", "kernels.status"},
+    "kernels.jit_side_writing": {"kernels.side", "kernels.side_writing"},
+    "kernels.jit_symbols": {"kernels.reference", "kernels.status"},
     "kernels.jit_runs": {"kernels.jit_symbols", "kernels.jit_words", "kernels.reference", "kernels.status"},
     "coding": {f"coding.{name}" for name in ("base", "context", "labels", "plain", "table_set", "zero_run")},
     "coding.tables": {"coding.huffman", "coding.range_coder"},
@@ -88,8 +105,9 @@ SIBLINGS = {
     "prune": {"floats"},
     "kmeans": {"floats"},
     "share": {"floats", "kmeans", "prune"},
-    "modelling": {"clusters", "grid", "prices"},
-    "packing": {"choice", "grid", "modelling", "settings"},
+    "views": {"grid"},
+    "modelling": {"clusters", "grid", "prices", "views"},
+    "packing": {"choice", "grid", "modelling", "settings", "views"},
     "rate": {"floats", "modelling", "prices"},
     "rate_groups": {"floats", "grid", "rate", "rules", "settings"},
     "compression": {"floats", "prune", "rate_groups", "recipe", "settings", "share"},
@@ -99,26 +117,30 @@ SIBLINGS = {
     "search": {"encode"},
     "curve": {"search"},
     "frame_file": {"encode", "search"},
+    "rescue": {"lazy"},
     "__init__": {"torch"},
     "__main__": {"cli"},
+    "train": {"train"},
     "cli": {"__init__", "cli", "compare", "report"},
 }
 
 # Who may import what from outside, beside the standard library.
 OUTSIDERS = {
-    "torch": {"checkpoint", "torch_file", "torch"},
+    "torch": {"checkpoint", "torch_file", "torch", "train"},
+    "torchao": {"train"},
     "sklearn": {"share", "kmeans"},
     "threadpoolctl": {"kmeans"},
     "numba": {
-        f"kernels.jit_{name}" for name in ("context", "modelling", "runs", "symbols", "trellis", "words")
+        f"kernels.jit_{name}"
+        for name in ("context", "modelling", "runs", "side", "side_writing", "symbols", "trellis", "words")
     },
     "llvmlite": {"kernels.jit_symbols"},
     "click": {"cli"},
     "rich": {"cli"},
     "matplotlib": {"cli"},
-    "tomli": {"recipe"},
+    "tomli": {"recipe", "train"},
 }
-ONLY_WITHIN_FUNCTIONS = {"sklearn", "threadpoolctl", "rich", "matplotlib"}
+ONLY_WITHIN_FUNCTIONS = {"sklearn", "torchao", "threadpoolctl", "rich", "matplotlib"}
 WITHOUT_NUMPY = LAYERS[0] | {
     *("recipe", "rules", "presets", "settings", "solve", "targets", "cursor", "threads", "atomic")
 }
@@ -127,6 +149,7 @@ WITHOUT_NUMPY = LAYERS[0] | {
 DEVICE_SET = (
     {"errors", "constants", "limits", "decibels", "stages", "cursor", "threads", "source", "checksum"}
     | {"kernels", "kernels.status", "kernels.reference", "kernels.reference_context"}
+    | {"kernels.reference_symbols", "kernels.side_writing"}
     | {"kernels.side", "kernels.trellis", "decode", "jobs", "inspection", "handle"}
     | {name for name in LAYERS[2] if name.startswith(("coding", "container"))}
 )

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from dcompress.coding.huffman import HuffmanCode
 from dcompress.coding.lanes import lane_counts
-from dcompress.coding.range_coder import SideWriter
-from dcompress.coding.tables import write_code
+from dcompress.coding.range_coder import CLASS_CONTEXTS
 from dcompress.kernels import reference
 from tests.checks import Guarded
 from tests.strategies import code_lengths, random_words, seeds, sizes
@@ -244,28 +243,108 @@ def test_zero_runs(n_words, density, seed):
         assert list(zip(runs.tolist(), kept.tolist(), strict=True)) == want
 
 
-@given(code_lengths(), st.sampled_from([1, 2, 7, 16, 300]), st.integers(0, 2), seeds)
-def test_read_lengths(lengths, n_columns, n_flips, seed):
-    writer = SideWriter()
-    write_code(writer, HuffmanCode(lengths), n_columns)
-    data = bytearray(writer.finish())
+def damaged(data, n_flips, seed):
+    """Return bytes with some bits flipped."""
+    data = bytearray(data)
     rng = np.random.default_rng(seed)
     for _ in range(n_flips if data else 0):
         data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
-    stored = np.frombuffer(bytes(data), np.uint8)
+    return np.frombuffer(bytes(data), np.uint8)
+
+
+def both_read(name, data, *arguments, shape, dtype, fill=0):
+    """Return status, what was read, and how much, the same from both kernels; None for what is refused."""
     results = []
     for kernel in BOTH:
-        registers = np.array([2**32 - 1, int.from_bytes(bytes(data[:4]).ljust(4, b"\0"), "big"), 4])
-        chances, seen = np.full(32, 2048), np.zeros(32, np.int64)
-        out = Guarded(lengths.size, np.uint8, zero=True)
-        status = kernel.read_lengths(stored, registers, chances, seen, n_columns, out.words)
+        state = kernel.start_side(data)
+        out = Guarded(int(np.prod(shape)), dtype)
+        out.words[:] = fill
+        status = getattr(kernel, name)(data, state, *arguments, out.words.reshape(shape))
         assert out.intact
-        state = (registers.tolist(), chances.tolist(), seen.tolist(), out.words.tolist())
-        results.append((status, state if status == reference.OK else None))
+        rest = kernel.bytes_used(state), int(kernel.read_raw(data, state, 30))
+        results.append((status, (out.words.tolist(), rest) if status == reference.OK else None))
     assert results[0] == results[1]
+    return results[0]
+
+
+@given(code_lengths(), st.sampled_from([1, 2, 7, 16, 300]), st.integers(0, 2), seeds)
+def test_code_lengths(lengths, n_columns, n_flips, seed):
+    stored = [
+        kernel.written(kernel.write_lengths(kernel.start_writer(), n_columns, lengths)) for kernel in BOTH
+    ]
+    assert stored[0] == stored[1]
+    data = damaged(stored[0], n_flips, seed)
+    status, found = both_read("read_lengths", data, n_columns, shape=lengths.shape, dtype=np.uint8)
     if not n_flips:
-        assert results[0][0] == reference.OK
-        assert results[0][1][3] == lengths.tolist()
+        assert (status, found[0]) == (reference.OK, lengths.tolist())
+
+
+@given(st.data(), st.integers(1, 64), st.integers(0, 2), seeds)
+def test_gaps(data, n_bits, n_flips, seed):
+    part = st.lists(st.integers(0, 2**n_bits - 1), unique=True, max_size=20).map(sorted)
+    first, others = data.draw(part), data.draw(part)
+    values = np.array(first + others, np.uint64)
+    stored = [kernel.written(kernel.write_gaps(kernel.start_writer(), len(first), values)) for kernel in BOTH]
+    assert stored[0] == stored[1]
+    largest = np.uint64(2**n_bits - 1)
+    spoiled = damaged(stored[0], n_flips, seed)
+    status, found = both_read("read_gaps", spoiled, len(first), largest, shape=values.shape, dtype=np.uint64)
+    if not n_flips:
+        assert (status, found[0]) == (reference.OK, values.tolist())
+    if status == reference.OK:
+        assert max(found[0], default=0) <= largest
+
+
+@given(st.binary(max_size=200), st.integers(0, 60))
+def test_classes_of_any_bytes(data, count):
+    stored = np.frombuffer(data, np.uint8)
+    status, found = both_read("read_classes", stored, CLASS_CONTEXTS, shape=(count,), dtype=np.int64)
+    assert status != reference.OK or max(found[0], default=0) <= 63
+
+
+@given(st.binary(max_size=300), st.integers(1, 127), st.integers(1, 2), st.integers(1, 64), seeds)
+def test_tables_of_any_bytes(data, n_tables, n_quantisers, n_classes, seed):
+    # Low bytes make likely bits: so some get far.
+    bytes_ = np.random.default_rng(seed).choice(np.frombuffer(data or b"\0", np.uint8) >> 3, 400)
+    for kernel in BOTH:
+        lengths, choice = Guarded(n_tables * 87, np.uint8), Guarded(n_quantisers * 25 * n_classes, np.uint8)
+        lengths.words[:] = 255
+        shapes = (n_tables, 87), (n_quantisers, 25, n_classes)
+        state = kernel.start_side(bytes_)
+        status = kernel.read_tables(
+            bytes_, state, lengths.words.reshape(shapes[0]), choice.words.reshape(shapes[1])
+        )
+        assert lengths.intact
+        assert choice.intact
+        found = lengths.words.tolist(), choice.words.tolist(), kernel.bytes_used(state)
+        if kernel is reference:
+            expected = status, found
+        assert status == expected[0]
+        if status == reference.OK:
+            assert found == expected[1]
+            assert choice.words.max() < n_tables
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=2, max_size=300), st.integers(0, 6))
+def test_package_merge(counts, spare):
+    counts = np.sort(np.array(counts))
+    limit = max(1, int(counts.size - 1).bit_length()) + spare
+    lengths = [kernel.package_merge(counts, limit) for kernel in BOTH]
+    np.testing.assert_array_equal(lengths[0], lengths[1])
+    assert sum(2.0 ** -lengths[0].astype(float)) == 1
+    assert lengths[0].max() <= limit
+
+
+@given(
+    st.integers(10, 12),
+    st.lists(st.lists(st.integers(0, 9), min_size=87, max_size=87), min_size=1, max_size=5),
+)
+def test_table_slots(precision, weights):
+    frequencies = np.array(weights, np.int64)
+    frequencies[:, 3] += (1 << precision) - frequencies.sum(axis=1)
+    slots = [kernel.table_slots(frequencies, precision) for kernel in BOTH]
+    np.testing.assert_array_equal(slots[0], slots[1])
+    assert (np.bincount(slots[0] >> 25, minlength=87) == frequencies.sum(axis=0)).all()
 
 
 @given(word_bytes, st.integers(1, 8), st.sampled_from([np.uint8, np.uint16]), sizes, seeds)

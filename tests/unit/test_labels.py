@@ -6,7 +6,7 @@ import pytest
 from dcompress.coding import Codebook, FixedWidth, Labels, TensorLayout, base, labels
 from dcompress.coding.huffman import HuffmanCode
 from dcompress.coding.range_coder import SideReader, SideWriter
-from dcompress.coding.tables import _KIND_COUNT, _write_gap, write_code
+from dcompress.coding.tables import _KIND_COUNT, write_code
 from dcompress.constants import DTYPE_BY_NAME, DTYPES
 from dcompress.errors import CorruptError, TruncatedError
 from dcompress.stages import SharedTensor, word_dtype
@@ -184,9 +184,9 @@ def tables(n_groups=1, has_zero=0, rows=((0, 0, 4, 5),), block=None, code=None):
     for n_negative, n_dropped, *gaps in rows:
         writer.number(_KIND_COUNT, n_negative)
         writer.number(_KIND_COUNT, n_dropped)
-        last = 0
-        for gap in gaps:
-            last = _write_gap(writer, gap, last)
+        parts = [np.array(part, np.uint64) for part in (gaps[:n_negative], gaps[n_negative:])]
+        sums = [np.cumsum(part + np.uint64(1)) - np.uint64(1) for part in parts]
+        writer.magnitudes(np.concatenate(sums), n_negative)
     if block is not None:
         writer.number(labels._KIND_BLOCK, block - 1)
         write_code(writer, HuffmanCode(np.array(code, np.uint8)), 2)

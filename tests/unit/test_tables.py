@@ -9,7 +9,6 @@ from dcompress.coding.huffman import HuffmanCode
 from dcompress.coding.range_coder import SideReader, SideWriter
 from dcompress.coding.tables import (
     _KIND_COUNT,
-    _KIND_GAP,
     ascending_order,
     even_step,
     even_values,
@@ -23,6 +22,7 @@ from dcompress.coding.tables import (
 )
 from dcompress.constants import DTYPE_BY_NAME, DTYPES, MAX_ALPHABET, WordKind
 from dcompress.errors import CorruptError
+from dcompress.kernels.side import KIND_GAP
 from dcompress.stages import word_dtype
 from tests.checks import error_of, raises_rule
 from tests.strategies import code_lengths, dtypes, random_codebook, seeds
@@ -122,7 +122,7 @@ def raw_codebook(n_negative, n_dropped, *gaps):
     for gap in gaps:
         change = gap.bit_length() - last
         last = gap.bit_length()
-        writer.number(_KIND_GAP, 2 * change if change >= 0 else -2 * change - 1)
+        writer.number(KIND_GAP, 2 * change if change >= 0 else -2 * change - 1)
         writer.raw(gap, max(0, last - 1))
     return SideReader(writer.finish())
 
@@ -168,7 +168,7 @@ def test_a_gap_of_impossible_length_is_refused():
     writer = SideWriter()
     writer.number(_KIND_COUNT, 0)
     writer.number(_KIND_COUNT, 0)
-    writer.number(_KIND_GAP, 1)  # one bit less than none
+    writer.number(KIND_GAP, 1)  # one bit less than none
     with raises_rule(CorruptError, "TAB-03"):
         read_codebook(SideReader(writer.finish()), DTYPE_BY_NAME["uint8"], 1)
 
