@@ -17,6 +17,7 @@ from dcompress.coding.range_coder import SideWriter
 from dcompress.coding.zero_run import RunStatistics
 from dcompress.constants import CODER_RAW, MAX_ALPHABET, DType
 from dcompress.cursor import write_varint
+from dcompress.profiles import FULL, Profile
 from dcompress.stages import SharedTensor, Words
 
 __all__ = ["Choice", "choose_plain", "choose_shared", "table_bytes"]
@@ -72,21 +73,23 @@ def _code_bits(coder: SharedCoder) -> int:
     return 8 * len(writer.finish())
 
 
-def _shift_for(n_words: int, shift: int) -> int:
-    """Return the chunk shift, 0 if the tensor is little more than one chunk."""
+def _shift_for(n_words: int, shift: int, profile: Profile) -> int:
+    """Return the chunk shift, 0 if the tensor is one chunk, or little more."""
+    if profile.chunk_words is not None:
+        return profile.shift(shift) if n_words > profile.chunk_words else 0
     return shift if n_words > 3 << (shift - 1) else 0
 
 
-def choose_plain(dtype: DType, words: Words) -> Choice:
+def choose_plain(dtype: DType, words: Words, profile: Profile = FULL) -> Choice:
     """Return the best coder without a codebook."""
     planes, cost = Planes.fit(dtype, words)
     cost += 8 * len(table_bytes(planes))
-    shift = _shift_for(words.size, _PLANES_SHIFT if dtype.word_bytes > 2 else _DENSE_SHIFT)
+    shift = _shift_for(words.size, _PLANES_SHIFT if dtype.word_bytes > 2 else _DENSE_SHIFT, profile)
     raw_cost = 8 * words.nbytes
     return Choice(cost, planes, shift) if cost < raw_cost else Choice(raw_cost, Raw(), shift)
 
 
-def choose_shared(shared: SharedTensor, to_beat: float = np.inf) -> Choice | None:
+def choose_shared(shared: SharedTensor, to_beat: float = np.inf, profile: Profile = FULL) -> Choice | None:
     """Return the best coder with a codebook, or None if none costs less than ``to_beat`` bits."""
     labels = shared.labels
     codebook = Codebook.of(shared)
@@ -97,10 +100,10 @@ def choose_shared(shared: SharedTensor, to_beat: float = np.inf) -> Choice | Non
     common = 8 * len(writer.finish())
     best = None
     if 0 < density < 1 and codebook.n_labels <= labels.size:
-        best = _choose_sparse(codebook, labels, density, to_beat - common)
+        best = _choose_sparse(codebook, labels, density, to_beat - common, profile)
     cost = to_beat - common if best is None else best.cost
     if not _hopeless(codebook, labels, cost):
-        best = _choose_dense(codebook, labels, cost) or best
+        best = _choose_dense(codebook, labels, cost, profile) or best
     return None if best is None else replace(best, cost=best.cost + common)
 
 
@@ -114,11 +117,13 @@ def _hopeless(codebook: Codebook, labels: NDArray[np.uint16], to_beat: float) ->
     return cost * (labels.size / sample.size) > _HOPELESS * to_beat
 
 
-def _choose_dense(codebook: Codebook, labels: NDArray[np.uint16], to_beat: float) -> Choice | None:
+def _choose_dense(
+    codebook: Codebook, labels: NDArray[np.uint16], to_beat: float, profile: Profile
+) -> Choice | None:
     """Return the best coder that gives every word a label, codebook not costed, if it beats a cost."""
     entropy = _entropy_bits(_count(labels, codebook.n_labels)) / labels.size
     wanted = int(np.ceil(np.log2(_DENSE_CHUNK_BITS / max(entropy, 0.25))))
-    shift = _shift_for(labels.size, max(_DENSE_SHIFT, wanted))
+    shift = _shift_for(labels.size, max(_DENSE_SHIFT, wanted), profile)
     fixed = FixedWidth(codebook)
     cost: float = fixed.n_bits * labels.size + _code_bits(fixed)
     best = Choice(cost, fixed, shift) if cost < to_beat else None
@@ -133,11 +138,11 @@ def _choose_dense(codebook: Codebook, labels: NDArray[np.uint16], to_beat: float
 
 
 def _choose_sparse(
-    codebook: Codebook, labels: NDArray[np.uint16], density: float, to_beat: float
+    codebook: Codebook, labels: NDArray[np.uint16], density: float, to_beat: float, profile: Profile
 ) -> Choice | None:
     """Return the best run coder, codebook not costed, if it beats a cost; likely cuts are tried first."""
     wanted = _ENTRIES_SHIFT + int(np.ceil(-np.log2(max(density, 2.0**-20))))
-    shift = _shift_for(labels.size, min(max(wanted, _SPARSE_SHIFTS[0]), _SPARSE_SHIFTS[1]))
+    shift = _shift_for(labels.size, min(max(wanted, _SPARSE_SHIFTS[0]), _SPARSE_SHIFTS[1]), profile)
     statistics = RunStatistics(labels, codebook.n_labels, 1 << shift if shift else labels.size)
     best_cost = to_beat
     best_cut: tuple[type[ZeroRun] | type[SplitRun], int, int] | None = None

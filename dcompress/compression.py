@@ -16,6 +16,7 @@ import numpy as np
 
 from dcompress.errors import DcompressWarning, RecipeError
 from dcompress.floats import SHAREABLE, FloatArray, blocks, count_nonfinite, widen
+from dcompress.profiles import FULL, PROFILES, Profile
 from dcompress.prune import global_threshold, prune, quality_threshold, sparsity_mask, threshold_mask
 from dcompress.rate_groups import rate_groups, share_group
 from dcompress.recipe import PruneRule, RateRule, Recipe, TensorRecipe
@@ -115,7 +116,8 @@ def compress_checkpoint(
     """
     specs = tensor_specs(checkpoint.tensors)
     plan = resolve_global_scopes(_tie(recipe.plan(specs), checkpoint.ties), checkpoint.tensors.__getitem__)
-    return CompressedTensors(checkpoint, plan, rate_groups(plan, specs), effort, threads)
+    groups = rate_groups(plan, specs)
+    return CompressedTensors(checkpoint, plan, groups, effort, threads, PROFILES[recipe.profile])
 
 
 class CompressedTensors(Mapping[str, "SharedTensor | TensorData"]):
@@ -132,6 +134,8 @@ class CompressedTensors(Mapping[str, "SharedTensor | TensorData"]):
         such group all are made at once, and kept until another group is asked for.
     effort, threads : int
         For rate-aware sharing.
+    profile : Profile
+        Likewise.
     """
 
     def __init__(
@@ -141,12 +145,14 @@ class CompressedTensors(Mapping[str, "SharedTensor | TensorData"]):
         groups: Mapping[str, tuple[str, ...]],
         effort: int = DEFAULT_EFFORT,
         threads: int | None = None,
+        profile: Profile = FULL,
     ) -> None:
         self.checkpoint = checkpoint
         self.plan = plan
         self.groups = groups
         self.effort = effort
         self.threads = threads
+        self.profile = profile
         self._made: WeakValueDictionary[str, SharedTensor | TensorData] = WeakValueDictionary()
         self._group: dict[str, SharedTensor | TensorData | None] = {}
 
@@ -184,7 +190,7 @@ class CompressedTensors(Mapping[str, "SharedTensor | TensorData"]):
                 assert isinstance(recipe.share, RateRule)
                 jobs[name] = _prune_named(name, tensor, recipe), tensor.dtype, recipe.share
         result: dict[str, SharedTensor | TensorData | None] = dict.fromkeys(names)
-        for name, shared in share_group(jobs, self.effort, self.threads).items():
+        for name, shared in share_group(jobs, self.effort, self.threads, self.profile).items():
             result[name] = shared or _with_zeros(self.checkpoint.tensors[name], jobs[name][0])
         return result
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from dcompress import kernels
 from dcompress.compression import compress_checkpoint
-from dcompress.constants import MAX_TABLE_SETS, SECTION_RECEIPT, SECTION_TORCH
+from dcompress.constants import PREAMBLE_BYTES, SECTION_RECEIPT, SECTION_TORCH
 from dcompress.container.writer import CodedTensor, Section, write_head
 from dcompress.decibels import to_decibels
 from dcompress.errors import EncodeError
@@ -33,6 +33,7 @@ from dcompress.packing import (
     recognise,
     word_source,
 )
+from dcompress.profiles import PROFILES, Profile
 from dcompress.recipe import Recipe
 from dcompress.settings import DEFAULT_EFFORT
 from dcompress.stages import Checkpoint, SharedTensor, TensorData, tensor_specs
@@ -155,6 +156,7 @@ def encode_checkpoint(
         The recipe does not fit, or a tensor cannot be stored.
     """
     recipe = recipe or Recipe()
+    profile = PROFILES[recipe.profile]
     for name in checkpoint.tensors:
         _check_name(name)
     _check_metadata(checkpoint.metadata)
@@ -162,6 +164,7 @@ def encode_checkpoint(
     for name, (dtype, shape) in specs.items():
         if dtype.element_bytes * math.prod(max(1, size) for size in shape) >= 1 << 63:
             raise EncodeError(f"tensor {name!r} has the shape {shape}, larger than a file can say")
+    _check_profile(profile, checkpoint)
     kernels.expect(sum(math.prod(shape) * dtype.words_per_element for dtype, shape in specs.values()))
     compressed = compress_checkpoint(checkpoint, recipe, effort=effort, threads=threads)
     done: dict[str, TensorReport] = {}
@@ -189,7 +192,7 @@ def encode_checkpoint(
             else:
                 original = checkpoint.tensors[name]
                 tensor = compressed.compress(name, original)
-                one = prepare(tensor, effort if len(table_sets) + 1 < MAX_TABLE_SETS else 1)
+                one = prepare(tensor, effort if len(table_sets) + 1 < profile.table_sets else 1, profile)
                 n_kept, errors = _count_kept(tensor), measure_error(original, tensor)
                 if one.in_grid:
                     pending[name] = one, n_kept, errors
@@ -211,7 +214,23 @@ def encode_checkpoint(
     reports = [done[name] for name, first in names.items() if first is None]
     sections = _sections(checkpoint, recipe, effort, reports, receipt)
     head = write_head(coded, checkpoint.metadata, sections, table_sets)
+    _check_count(profile, "bytes of the directory", len(head) - PREAMBLE_BYTES, profile.directory_bytes)
     return EncodedFrame(head, tuple(reports), tuple(sections), tuple(table_sets))
+
+
+def _check_profile(profile: Profile, checkpoint: Checkpoint) -> None:
+    """Refuse a model whose names and shapes are more than readers of a profile take."""
+    _check_count(profile, "tensors", len(checkpoint.tensors), profile.tensors)
+    for name, (_, shape) in tensor_specs(checkpoint.tensors).items():
+        _check_count(profile, f"dimensions of tensor {name!r}", len(shape), profile.rank)
+        _check_count(profile, f"bytes of the name {name!r}", len(name.encode()), profile.name_bytes)
+    for key in checkpoint.metadata:
+        _check_count(profile, f"bytes of the metadata key {key!r}", len(key.encode()), profile.name_bytes)
+
+
+def _check_count(profile: Profile, what: str, count: int, most: int) -> None:
+    if count > most:
+        raise EncodeError(f"{count} {what} are more than the {most} of profile {profile.name}")
 
 
 def _check_name(name: str) -> None:

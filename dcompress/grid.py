@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcompress.coding.base import Codebook
-from dcompress.coding.context import MAX_ROW_WORDS, Geometry, Neighbourhood, lane_order, lanes_of
+from dcompress.coding.context import Geometry, Neighbourhood, lane_order, lanes_of
 from dcompress.coding.symbols import MAX_MAGNITUDE
+from dcompress.profiles import FULL, Profile
 from dcompress.stages import SharedTensor
 
 __all__ = ["GridTensor", "coding_rows", "fits_grid", "neighbourhood_of", "rows_shift"]
@@ -22,17 +23,21 @@ _WORTHWHILE = 4e-4  # squared correlation, below which a neighbour says nothing
 Floats = NDArray[np.float64]
 
 
-def rows_shift(geometry: Geometry) -> int:
-    """Return the chunk shift in rows, 0 if the tensor is little more than one chunk."""
+def rows_shift(geometry: Geometry, profile: Profile = FULL) -> int:
+    """Return the chunk shift in rows, 0 if the tensor is one chunk, or little more."""
+    n_words = geometry.n_rows * geometry.row_words
+    if profile.chunk_words is not None:
+        within = profile.chunk_words // max(1, geometry.row_words)
+        return 0 if n_words <= profile.chunk_words else within.bit_length() - 1
     if 2 * geometry.n_rows * geometry.row_words <= 3 * _CHUNK_WORDS:
         return 0
     shift = max(3, int(np.ceil(np.log2(_CHUNK_WORDS / geometry.row_words))) if geometry.row_words else 3)
     return shift if geometry.n_rows > 1 << shift else 0
 
 
-def coding_rows(geometry: Geometry) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def coding_rows(geometry: Geometry, profile: Profile = FULL) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the rows of a tensor lane after lane, chunk by chunk, and where among them each lane starts."""
-    shift = rows_shift(geometry)
+    shift = rows_shift(geometry, profile)
     step = 1 << shift if shift else geometry.n_rows
     rows, starts = [], []
     for first in range(0, geometry.n_rows, step):
@@ -59,6 +64,8 @@ class GridTensor:
         States of the trellis that the places walk; 0 = none.
     kernel_width : int
         Size of the last dimension of a kernel, 0 for matrices.
+    chunk_shift : int
+        Each chunk but the last has ``2 ** chunk_shift`` rows; 0 = one chunk.
     """
 
     geometry: Geometry
@@ -66,9 +73,10 @@ class GridTensor:
     origin: int
     states: int
     kernel_width: int = 0
+    chunk_shift: int = 0
 
     @classmethod
-    def of(cls, shared: SharedTensor) -> GridTensor:
+    def of(cls, shared: SharedTensor, profile: Profile = FULL) -> GridTensor:
         """Return the grid of a shared tensor."""
         codebook = Codebook.of(shared)
         origin = codebook.n_negative
@@ -83,13 +91,18 @@ class GridTensor:
         geometry = Geometry.of(shared.shape, shared.labels.size)
         grid = places.astype(np.int16)[shared.labels].reshape(geometry.n_rows, geometry.row_words)
         width = shared.shape[-1] if len(shared.shape) > 2 else 0
-        return cls(geometry, grid, origin, shared.states, width)
+        return cls(geometry, grid, origin, shared.states, width, rows_shift(geometry, profile))
 
 
-def fits_grid(shared: SharedTensor) -> bool:
+def fits_grid(shared: SharedTensor, profile: Profile = FULL) -> bool:
     """Return whether the context coder can hold a tensor."""
-    row_words = Geometry.of(shared.shape, shared.labels.size).row_words
-    return shared.n_groups == 1 and 1 < shared.n_labels <= MAX_MAGNITUDE and row_words <= MAX_ROW_WORDS
+    geometry = Geometry.of(shared.shape, shared.labels.size)
+    return (
+        shared.n_groups == 1
+        and 1 < shared.n_labels <= MAX_MAGNITUDE
+        and geometry.row_words <= profile.row_words
+        and sum(geometry) <= profile.classes
+    )
 
 
 def neighbourhood_of(tensor: GridTensor, reach: int = 2) -> Neighbourhood:

@@ -21,8 +21,9 @@ from dcompress.coding.context import lanes_of
 from dcompress.coding.tables import ascending_order
 from dcompress.constants import CODER_CONTEXT, CODER_RAW, MAX_LABELS, RUN_CODERS, SHARED_CODERS
 from dcompress.container.writer import CodedTensor
-from dcompress.grid import GridTensor, fits_grid, rows_shift
+from dcompress.grid import GridTensor, fits_grid
 from dcompress.modelling import ContextModel, fit_contexts
+from dcompress.profiles import FULL, Profile
 from dcompress.settings import DEFAULT_EFFORT
 from dcompress.stages import SharedTensor, TensorData, Words
 from dcompress.values import find_values
@@ -66,12 +67,15 @@ class Prepared:
         None for a tensor without words, and before contexts were tried.
     in_grid : bool
         Whether the context coder is to be tried.
+    profile : Profile
+        What the file may ask of its reader.
     """
 
     tensor: TensorData | SharedTensor
     shared: SharedTensor | None
     choice: Choice | None
     in_grid: bool = False
+    profile: Profile = FULL
 
     @property
     def n_words(self) -> int:
@@ -79,7 +83,7 @@ class Prepared:
         return _size(self.tensor)
 
 
-def recognise(tensor: TensorData) -> SharedTensor | None:
+def recognise(tensor: TensorData, max_labels: int = MAX_LABELS) -> SharedTensor | None:
     """Return a tensor of few distinct values as labels and codebook, exactly; None if it has many.
 
     Notes
@@ -100,7 +104,7 @@ def recognise(tensor: TensorData) -> SharedTensor | None:
         ranks[label_order(values)] = np.arange(values.size, dtype=np.uint16)
         return ranks
 
-    found = find_values(tensor.words, min(MAX_LABELS, n_words // 4 + 1), rank)
+    found = find_values(tensor.words, min(max_labels, n_words // 4 + 1), rank)
     if found is None:
         return None
     values, labels = found
@@ -130,29 +134,36 @@ def encode_tensor(tensor: TensorData | SharedTensor, executor: Executor | None =
     return _encode(prepare(tensor, 0), executor)
 
 
-def prepare(tensor: TensorData | SharedTensor, effort: int = DEFAULT_EFFORT) -> Prepared:
+def prepare(
+    tensor: TensorData | SharedTensor, effort: int = DEFAULT_EFFORT, profile: Profile = FULL
+) -> Prepared:
     """Return a tensor with the best of the coders that need no other tensor, ready for `encode_group`."""
     n_words = _size(tensor)
     if n_words == 0:
         return Prepared(tensor, None, None)
-    shared = tensor if isinstance(tensor, SharedTensor) else recognise(tensor)
-    if shared is not None and not (shared.n_labels <= MAX_LABELS and Codebook.of(shared).fits):
+    shared = tensor if isinstance(tensor, SharedTensor) else recognise(tensor, profile.labels)
+    if shared is not None and not _holds(profile, shared):
         shared = None
-    fits = shared is not None and effort >= _FIRST_EFFORT and n_words <= _MAX_GRID and fits_grid(shared)
-    if shared is not None and fits and (effort >= _THOROUGH or _gains_much(shared)):
-        return Prepared(tensor, shared, None, True)
-    return Prepared(tensor, shared, _alone(tensor, shared))
+    one = Prepared(tensor, shared, None, profile=profile)
+    if shared is not None and effort >= _FIRST_EFFORT and n_words <= _MAX_GRID and fits_grid(shared, profile):
+        one = replace(one, in_grid=effort >= _THOROUGH or _gains_much(shared))
+    return one if one.in_grid else replace(one, choice=_alone(one))
 
 
-def _alone(
-    tensor: TensorData | SharedTensor, shared: SharedTensor | None, to_beat: float = np.inf
-) -> Choice | None:
+def _holds(profile: Profile, shared: SharedTensor) -> bool:
+    """Return whether a file may have labels and codebooks of this size."""
+    codebook = Codebook.of(shared)
+    return codebook.fits and shared.n_labels <= profile.labels and codebook.rows.size <= profile.values
+
+
+def _alone(one: Prepared, to_beat: float = np.inf) -> Choice | None:
     """Return the best of the coders that need no other tensor; None if none costs less than ``to_beat``."""
-    best = None if shared is None else choose_shared(shared, to_beat)
+    tensor = one.tensor
+    best = None if one.shared is None else choose_shared(one.shared, to_beat, one.profile)
     least = min(to_beat, np.inf if best is None else best.cost)
     # A codebook at less than half of the bits of a word leaves nothing for the lossless coders to win.
     if least > 4 * tensor.dtype.word_bytes * _size(tensor):
-        plain = choose_plain(tensor.dtype, word_source(tensor)(0, _size(tensor)))
+        plain = choose_plain(tensor.dtype, word_source(tensor)(0, _size(tensor)), one.profile)
         best = plain if plain.cost < least else best
     return best
 
@@ -199,7 +210,9 @@ def encode_group(
         Where to code chunks side by side. The result does not depend on it.
     """
     grids = {
-        n: Candidate(GridTensor.of(one.shared)) for n, one in enumerate(group) if one.in_grid and one.shared
+        n: Candidate(GridTensor.of(one.shared, one.profile))
+        for n, one in enumerate(group)
+        if one.in_grid and one.shared
     }
     chosen = list(group)
     alone: dict[int, Choice | None] = {}
@@ -225,14 +238,15 @@ def encode_group(
             handicap = 1.0 if one.shared.states else _HANDICAP[effort >= _THOROUGH]
             if alone.get(number) is None:
                 cap = choice.cost * max(burden, handicap) + _NEAR
-                alone[number] = _alone(one.tensor, one.shared, cap)
+                alone[number] = _alone(one, cap)
             other = alone[number]
             if other is not None and other.cost <= choice.cost * handicap:
                 lost.append(number)
             chosen[number] = replace(one, choice=choice)
         if not lost or turn + 1 == _FITS:
             costs = dict(zip(members, (choice.cost for choice in choices), strict=True))
-            if _saves(group, costs, alone, burden, 8 * len(table_set)):
+            may_be = len(table_set) <= group[members[0]].profile.table_set_bytes
+            if may_be and _saves(group, costs, alone, burden, 8 * len(table_set)):
                 break
         # All go if the set does not pay, and the rest may fit better without those that left.
         table_set = None
@@ -241,7 +255,7 @@ def encode_group(
         members = []
     for number in set(grids) - set(members):
         one = group[number]
-        chosen[number] = replace(one, choice=alone[number] or _alone(one.tensor, one.shared))
+        chosen[number] = replace(one, choice=alone[number] or _alone(one))
     return [_encode(one, executor) for one in chosen], table_set
 
 
@@ -258,7 +272,7 @@ def _saves(
         for number, cost in costs.items():
             one, other = group[number], alone[number]
             if other is None and exact:
-                other = alone[number] = _alone(one.tensor, one.shared)
+                other = alone[number] = _alone(one)
             # Who was not looked at closely costs more by its share of the set, at least.
             saved += cost * (burden - 1) if other is None else other.cost - cost
         if saved > 0:
@@ -271,7 +285,7 @@ def _context_choice(
 ) -> Choice:
     """Return what one of a model's tensors costs."""
     coder = model.coder(place, grid, codebook, set_number)
-    shift = rows_shift(grid.geometry)
+    shift = grid.chunk_shift
     n_chunks = -(-grid.geometry.n_rows >> shift) if shift else 1
     lanes = n_chunks * lanes_of(grid.geometry.n_rows, grid.grid.size)
     cost = model.bits[place] + 8 * len(table_bytes(coder)) + _STATE_BITS * lanes

@@ -22,12 +22,13 @@ from dcompress.floats import FloatArray, narrow
 from dcompress.kernels.trellis import RING, STATES, transitions
 from dcompress.modelling import fitted_prices
 from dcompress.prices import Placed, PriceModel, Prices, neighbour_levels
+from dcompress.profiles import FULL
 from dcompress.stages import PrunedTensor, SharedTensor
 from dcompress.threads import usable_threads
 
 __all__ = ["MAX_STEPS", "SLOPES", "Layout", "is_matrix", "one_lane", "share_by_rate", "vector_step"]
 
-MAX_STEPS = 2045  # from zero to the largest weight: a path may go two further, and labels are 4,096
+MAX_STEPS = FULL.steps
 SLOPES = {False: 0.12, True: 0.3}  # squared steps a bit, by whether there is a trellis
 
 _PASSES = (1, 2, 2, 2, 3, 3, 3, 4, 4)  # by effort, 1 to 9

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from dcompress.coding.context import Geometry
 from dcompress.constants import DType
 from dcompress.floats import FloatArray, narrow, widen
 from dcompress.grid import coding_rows
-from dcompress.rate import MAX_STEPS, Layout, share_by_rate, vector_step
+from dcompress.profiles import FULL, Profile
+from dcompress.rate import Layout, share_by_rate, vector_step
 from dcompress.rules import RateRule, TensorRecipe
 from dcompress.settings import EFFORT_STATES
 from dcompress.stages import PrunedTensor, SharedTensor, TensorData, TensorSpec, word_dtype
@@ -44,7 +46,7 @@ def rate_groups(
 
 
 def share_group(
-    jobs: Mapping[str, RateJob], effort: int, threads: int | None = None
+    jobs: Mapping[str, RateJob], effort: int, threads: int | None = None, profile: Profile = FULL
 ) -> dict[str, SharedTensor | TensorData | None]:
     """Return tensors shared by rate, together.
 
@@ -56,6 +58,8 @@ def share_group(
         From 1, fast, to 9, smallest.
     threads : int, optional
         All there are by default.
+    profile : Profile
+        Decides where chunks are cut, along which a trellis walks, and how many values a tensor may have.
 
     Returns
     -------
@@ -66,7 +70,7 @@ def share_group(
     result: dict[str, SharedTensor | TensorData | None] = dict.fromkeys(jobs)
     scales = {name: job for name, job in jobs.items() if job[2].fine and _is_scale(job[0].values)}
     result |= {name: _round_scales(pruned, dtype) for name, (pruned, dtype, _) in scales.items()}
-    steps = {name: _own_step(*job) for name, job in jobs.items() if name not in scales}
+    steps = {name: _own_step(*job, profile.steps) for name, job in jobs.items() if name not in scales}
     names = [name for name, step in steps.items() if step]
     if names:
         _, _, rule = jobs[names[0]]
@@ -77,7 +81,7 @@ def share_group(
             slope=rule.slope,
             states=EFFORT_STATES[effort] if rule.states is None else rule.states,
             effort=effort,
-            layout=_layout,
+            layout=partial(_layout, profile=profile),
             threads=threads,
         )
         result |= zip(names, shared, strict=True)
@@ -101,13 +105,13 @@ def _round_scales(pruned: PrunedTensor, dtype: DType) -> TensorData:
     return TensorData(dtype, pruned.mask.shape, words)
 
 
-def _layout(shape: tuple[int, ...]) -> Layout:
+def _layout(shape: tuple[int, ...], profile: Profile) -> Layout:
     """Return the order in which the context coder codes a tensor."""
     geometry = Geometry.of(shape, math.prod(shape))
-    return Layout(geometry.row_words, *coding_rows(geometry))
+    return Layout(geometry.row_words, *coding_rows(geometry, profile))
 
 
-def _own_step(pruned: PrunedTensor, dtype: DType, rule: RateRule) -> float:
+def _own_step(pruned: PrunedTensor, dtype: DType, rule: RateRule, most: int) -> float:
     """Return the step of a tensor; 0 if the one that its rule asks for is much too fine for format or dtype.
 
     That is the step of the rule, or a finer one for tensors that are neither matrix nor kernel. Where there
@@ -118,8 +122,8 @@ def _own_step(pruned: PrunedTensor, dtype: DType, rule: RateRule) -> float:
         return rule.step
     largest = float(max(values.max(), -values.min()))
     wanted = _rounded(min(rule.step, vector_step(values)) if rule.fine else rule.step, dtype)
-    step = max(wanted, _rounded(largest / MAX_STEPS, dtype))
-    while step <= _MOST_COARSER * wanted and _is_too_fine(step, largest, dtype):
+    step = max(wanted, _rounded(largest / most, dtype))
+    while step <= _MOST_COARSER * wanted and _is_too_fine(step, largest, dtype, most):
         coarser = _rounded(step * _COARSER, dtype)
         if coarser <= step:  # the largest number that the dtype has
             return 0.0
@@ -134,9 +138,9 @@ def _rounded(step: float, dtype: DType) -> float:
     )
 
 
-def _is_too_fine(step: float, largest: float, dtype: DType) -> bool:
+def _is_too_fine(step: float, largest: float, dtype: DType, most: int) -> bool:
     """Return whether a dtype cannot tell the multiples of a step apart, or there are too many of them."""
-    if largest > MAX_STEPS * step:
+    if largest > most * step:
         return True
     if 2 * largest < step:
         return False  # all weights become zero

@@ -24,6 +24,7 @@ from typing import Any
 from dcompress.constants import DType
 from dcompress.errors import RecipeError
 from dcompress.presets import FLOATS, OPTION_KEYS, PRESETS, preset_settings, weights_of
+from dcompress.profiles import PROFILES
 from dcompress.rules import PruneRule, RateRule, Rule, ShareRule, TensorRecipe, resolve
 from dcompress.settings import RATE_KEYS, check_settings, near, parse_set
 
@@ -58,6 +59,9 @@ class Recipe:
         rounded to multiples of this step, and every other float tensor (biases, norms, statistics) to
         multiples of a finer step of its own. In place of ``bits``; rules and exclusions stay in force. It
         holds for tensors of few values too. Targets (`dcompress.search`) find it.
+    profile : {"full", "baseline"}
+        What the file may ask of its reader: ``baseline`` keeps to what a small device has (small chunks, few
+        values), at the price of some bytes.
     slope, states : float, int, optional
         Of method "rate", for the tensors whose rules say nothing else; by default the effort decides.
     exclude_origins : mapping of str to str
@@ -86,11 +90,14 @@ class Recipe:
     step: float | None = None
     slope: float | None = None
     states: int | None = None
+    profile: str = "full"
     exclude_origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise RecipeError(f"unknown preset {self.preset!r}{near(self.preset, PRESETS)}")
+        if self.profile not in PROFILES:
+            raise RecipeError(f"unknown profile {self.profile!r}{near(self.profile, PROFILES)}")
         check_settings(self.options, "recipe")
         for rule in self.rules:
             check_settings(rule.settings, rule.origin or f"rule {rule.pattern!r}")
@@ -144,6 +151,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain values, defaults left out: what `from_dict` and TOML take."""
         result: dict[str, Any] = {} if self.preset == "balanced" else {"preset": self.preset}
+        result |= {} if self.profile == "full" else {"profile": self.profile}
         result |= self.options
         if self.excludes:
             result["exclude"] = list(self.excludes)
@@ -160,7 +168,8 @@ class Recipe:
         RecipeError
             An unknown key, or a value of the wrong type or out of range, named by file, rule and key.
         """
-        known = ("preset", *OPTION_KEYS, *RATE_KEYS, "exclude", "rule")
+        # Stages of training ([[train]]) stand in the same file; dcompress.train reads and checks them.
+        known = ("preset", "profile", *OPTION_KEYS, *RATE_KEYS, "exclude", "rule", "train")
         for key in data:
             if key not in known:
                 raise RecipeError(f"{origin}: unknown key {key!r}{near(key, known)}")
@@ -183,6 +192,10 @@ class Recipe:
         preset = data.get("preset", "balanced")
         if preset not in PRESETS:
             raise RecipeError(f"{origin}: unknown preset {preset!r}{near(str(preset), PRESETS)}")
+        options["profile"] = data.get("profile", "full")
+        if options["profile"] not in PROFILES:
+            named = str(options["profile"])
+            raise RecipeError(f"{origin}: unknown profile {named!r}{near(named, PROFILES)}")
         origins = dict.fromkeys(excludes, f"{origin}: exclude")
         return cls(preset, tuple(parsed), tuple(excludes), exclude_origins=origins, **options)
 
@@ -212,6 +225,7 @@ class Recipe:
         excludes: Iterable[str] = (),
         sparsity: float | None = None,
         bits: int | None = None,
+        profile: str = "full",
     ) -> Recipe:
         """Return the recipe that command-line options describe.
 
@@ -224,7 +238,7 @@ class Recipe:
             bare ``lossless`` is true.
         excludes : iterable of str
             Patterns.
-        sparsity, bits
+        sparsity, bits, profile
             As in `Recipe`.
 
         Raises
@@ -241,7 +255,7 @@ class Recipe:
                     raise RecipeError(f"--{error}") from None
         excludes = tuple(excludes)
         origins = dict.fromkeys(excludes, "--exclude")
-        return cls(preset, rules, excludes, sparsity, bits, exclude_origins=origins)
+        return cls(preset, rules, excludes, sparsity, bits, profile=profile, exclude_origins=origins)
 
     def extended(self, other: Recipe) -> Recipe:
         """Return this recipe with another's rules, exclusions and top-level options on top of its own."""
@@ -255,6 +269,7 @@ class Recipe:
             self.rules + other.rules,
             self.excludes + other.excludes,
             **(own | other.options),
+            profile=self.profile if other.profile == "full" else other.profile,
             exclude_origins={**self.exclude_origins, **other.exclude_origins},
         )
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dcompress.coding.context import Geometry, Neighbourhood, flipped, grid_symbols, lanes_of
 from dcompress.coding.symbols import N_SYMBOLS
 from dcompress.coding.table_set import CANONICAL
-from dcompress.grid import GridTensor, neighbourhood_of, rows_shift
+from dcompress.grid import GridTensor, neighbourhood_of
 from dcompress.kernels.reference_context import NO_LEVEL
 
 __all__ = ["PLACES", "TURNED", "Candidate", "View", "canonical_view"]
@@ -60,7 +60,7 @@ def _view_of(tensor: GridTensor, neighbourhood: Neighbourhood) -> View:
     geometry = tensor.geometry
     symbols = np.empty(tensor.grid.shape, np.uint8)
     neighbours = np.empty(tensor.grid.shape, np.uint8)
-    shift = rows_shift(geometry)
+    shift = tensor.chunk_shift
     step = 1 << shift if shift else geometry.n_rows
     for first in range(0, geometry.n_rows, step):
         part = slice(first, first + step)

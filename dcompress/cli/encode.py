@@ -118,6 +118,7 @@ def encode(
     model: str,
     output: str | None,
     preset: str | None,
+    profile: str | None,
     recipe_file: str | None,
     sets: tuple[str, ...],
     excludes: tuple[str, ...],
@@ -141,7 +142,7 @@ def encode(
             f"--bits and {option} exclude each other: --bits sets the precision that {option} is to find; "
             "to fix it for some tensors, use --set"
         )
-    recipe = make_recipe(recipe_file, preset, sets, excludes, sparsity, bits)
+    recipe = make_recipe(recipe_file, preset, sets, excludes, sparsity, bits, profile)
     if model == "-":
         raise click.UsageError("a model cannot be read from standard input: name a file")
     with session.working_on(model):

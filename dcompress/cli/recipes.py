@@ -18,6 +18,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OPTIONS = (
     click.option("--preset", metavar="NAME", help="lossless, balanced or paper.  [default: balanced]"),
+    click.option(
+        "--profile",
+        metavar="NAME",
+        help="baseline: the file can be read by small devices, a few percent larger.  [default: full]",
+    ),
     click.option("--recipe", "recipe_file", metavar="FILE.toml", help="Read preset and rules from a file."),
     click.option(
         "--set",
@@ -50,11 +55,12 @@ def make_recipe(
     excludes: tuple[str, ...],
     sparsity: float | None,
     bits: int | None = None,
+    profile: str | None = None,
 ) -> Recipe:
     """Return the recipe that the options ask for: those of the command line on top of the file."""
     from dcompress.recipe import Recipe
 
-    options = Recipe.from_options(preset or "balanced", sets, excludes, sparsity, bits)
+    options = Recipe.from_options(preset or "balanced", sets, excludes, sparsity, bits, profile or "full")
     if file is None:
         return options
     recipe = Recipe.from_toml(Path(file)).extended(options)

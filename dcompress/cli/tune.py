@@ -110,6 +110,7 @@ def tune(
     json_path: str | None,
     plot_path: str | None,
     preset: str | None,
+    profile: str | None,
     recipe_file: str | None,
     sets: tuple[str, ...],
     excludes: tuple[str, ...],
@@ -127,7 +128,7 @@ def tune(
         raise click.UsageError(f"--from {low:g} --to {high:g} is no range: both above 0, the lower one first")
     if model == "-":
         raise click.UsageError("a model cannot be read from standard input: name a file")
-    recipe = make_recipe(recipe_file, preset, sets, excludes, sparsity)
+    recipe = make_recipe(recipe_file, preset, sets, excludes, sparsity, profile=profile)
     effort = asked_effort(click.get_current_context())
     with session.working_on(model):
         Path(model).stat()

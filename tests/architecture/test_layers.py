@@ -17,7 +17,7 @@ LAYERS = (
     # Numbers, errors, caps: standard library only.
     {"errors", "constants", "limits"},
     # What everything else is made of.
-    {"decibels", "stages", "cursor", "threads", "source"}
+    {"decibels", "stages", "cursor", "threads", "source", "profiles"}
     | {
         "kernels",
         "kernels.status",
