@@ -14,18 +14,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from dcompress.decibels import to_decibels
 from dcompress.encode import EncodedFrame, Progress, TensorReport, encode_checkpoint
 from dcompress.errors import DcompressWarning, RecipeError
-from dcompress.floats import blocks, count_nonfinite, widen
+from dcompress.matrices import hold, measure_matrix
 from dcompress.presets import weights_of
 from dcompress.rate import MAX_STEPS
 from dcompress.recipe import Recipe
 from dcompress.settings import DEFAULT_EFFORT, EFFORT_STATES, share_kind
 from dcompress.solve import solve
-from dcompress.stages import Checkpoint, TensorData, tensor_specs
+from dcompress.stages import Checkpoint, tensor_specs
 from dcompress.targets import Target
 
 __all__ = ["Figures", "Found", "Search", "describe_miss", "encode_to_target"]
@@ -102,26 +100,6 @@ class Found:
     n_trials: int
 
 
-@dataclass(frozen=True)
-class _Matrix:
-    """What is known of a matrix or kernel.
-
-    Attributes
-    ----------
-    n_weights : int
-        Its weights.
-    energy, largest : float
-        Sum of squares, and largest magnitude; 0 if a value is NaN or infinite.
-    free : bool
-        Whether the model's step is that of this tensor.
-    """
-
-    n_weights: int
-    energy: float
-    largest: float
-    free: bool
-
-
 class Search:
     """One model and one recipe, encoded with different steps.
 
@@ -163,7 +141,7 @@ class Search:
                 "preset lossless changes nothing, and a target must: leave one of them out, or exclude "
                 "the tensors that are to stay as they are"
             )
-        self.checkpoint = _hold(checkpoint)
+        self.checkpoint = hold(checkpoint)
         self.recipe = recipe
         self.trials: dict[float, Figures] = {}
         self.n_trials = 0
@@ -175,7 +153,9 @@ class Search:
         stored = [name for name in specs if name not in checkpoint.ties]
         tensors = self.checkpoint.tensors
         self._names = [name for name in weights_of(specs) if name in stored]
-        self._matrices = [_measure(tensors[name], one[name] != other[name]) for name in self._names]
+        self._matrices = [
+            measure_matrix(name, tensors[name], one[name] != other[name]) for name in self._names
+        ]
         self._decoded = sum(tensors[name].n_bytes for name in stored)
         self._rest = sum(tensors[name].n_bytes for name in stored if name not in self._names)
 
@@ -223,7 +203,7 @@ class Search:
         if best is None:
             raise RecipeError(self._out_of_reach(target))
         met = window[0] <= self._level(target, best) <= window[1]
-        if not met or 2 * best.n_bytes >= self._decoded:
+        if not met or 2 * best.n_bytes >= self._decoded or any(matrix.few for matrix in self._matrices):
             self._check_lossless(target, best)
         frame = kept[1] if kept is not None and kept[0] == best.step else self.try_step(best.step)
         recipe = dataclasses.replace(self.recipe, step=best.step)
@@ -369,25 +349,3 @@ def _window(target: Target) -> tuple[float, float]:
     if target.kind == "quality":
         return target.value, target.value + min(_WITHIN * target.value, _WITHIN_DB)
     return math.log2(1 - _WITHIN) if target.kind != "target_ratio" else -math.log2(1 + _WITHIN), 0.0
-
-
-def _hold(checkpoint: Checkpoint) -> Checkpoint:
-    """Return a checkpoint whose tensors are in memory, tied ones once."""
-    tensors: dict[str, TensorData] = {}
-    for name in checkpoint.tensors:
-        first = checkpoint.ties.get(name, name)
-        tensors[name] = tensors[first] if first in tensors else checkpoint.tensors[name]
-    return dataclasses.replace(checkpoint, tensors=tensors)
-
-
-def _measure(tensor: TensorData, free: bool) -> _Matrix:
-    """Return what is known of a matrix."""
-    n_weights = tensor.words.size
-    if count_nonfinite(tensor.words, tensor.dtype):
-        return _Matrix(n_weights, 0.0, 0.0, False)
-    energy = largest = 0.0
-    for part in blocks(n_weights):
-        values = widen(tensor.words[part], tensor.dtype).astype(np.float64)
-        energy += float(values @ values)
-        largest = max(largest, float(np.abs(values).max()))
-    return _Matrix(n_weights, energy, largest, free)

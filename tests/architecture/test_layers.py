@@ -54,7 +54,7 @@ LAYERS = (
     # Frames in; policy, stages 1 and 2; model files of other kinds.
     {"decode", "jobs", "inspection"}
     | {"recipe", "rules", "presets", "settings", "solve", "targets"}
-    | {"floats", "prune", "kmeans", "share", "prices", "rate", "rate_groups", "compression", "choice"}
+    | {"floats", "prune", "kmeans", "share", "matrices", "prices", "rate", "rate_groups", "compression", "choice"}
     | {"grid", "views", "clusters", "modelling", "packing"}
     | {"atomic", "safetensors_file", "npz_file", "torch_file", "checkpoint", "model_file"},
     # Frames out; open files.
@@ -111,6 +111,7 @@ SIBLINGS = {
     "rate": {"floats", "modelling", "prices"},
     "rate_groups": {"floats", "grid", "rate", "rules", "settings"},
     "compression": {"floats", "prune", "rate_groups", "recipe", "settings", "share"},
+    "matrices": {"floats"},
     "npz_file": {"safetensors_file"},
     "torch_file": {"checkpoint", "npz_file", "safetensors_file"},
     "model_file": {"atomic", "npz_file", "safetensors_file", "torch_file"},

@@ -350,3 +350,24 @@ def test_steps_beyond_what_a_dtype_holds():
     }
     found = encode_to_target(checkpoint(arrays), Recipe(), Target("target_size", 4000), **FAST)
     assert found.frame.n_bytes <= 4000
+
+
+@pytest.mark.parametrize("scale", [1e300, 1e-300])
+def test_weights_whose_squares_no_number_holds(scale):
+    model = checkpoint(small_model(np.float64, scale=scale))
+    with pytest.raises(
+        RecipeError, match=r"in 'conv.weight' are beyond what can be squared and summed; exclude it"
+    ):
+        Search(model, Recipe(), **FAST)
+    left = Search(model, Recipe(excludes=("*",)), **FAST)
+    with pytest.raises(RecipeError, match="no matrix or kernel that is free"):
+        left.find(Target("quality", 20))
+
+
+def test_a_target_never_takes_more_than_no_loss_at_all():
+    rng = np.random.default_rng(5)
+    shared = checkpoint({"w": rng.choice([-2.0, -1.0, 0.0, 1.0, 2.0], (200, 300)).astype(np.float32)})
+    with pytest.raises(RecipeError, match="without any loss"):
+        encode_to_target(shared, Recipe(), Target("target_bpw", 4), **FAST)
+    with pytest.raises(RecipeError, match="without any loss"):
+        encode_to_target(shared, Recipe(), Target("quality", 30), **FAST)
