@@ -10,6 +10,8 @@ overrides what came before, setting by setting. Its dictionary form is also its 
     pattern = "fc*.weight"
     sparsity = 0.9
     bits = 5
+
+The file may hold ``[[train]]`` tables too, for `dcompress.train`; its preset is ``lossless`` then by default.
 """
 
 from __future__ import annotations
@@ -168,7 +170,8 @@ class Recipe:
         RecipeError
             An unknown key, or a value of the wrong type or out of range, named by file, rule and key.
         """
-        # Stages of training ([[train]]) stand in the same file; dcompress.train reads and checks them.
+        # Stages of training ([[train]]) stand in the same file; dcompress.train reads and checks them. What
+        # was trained to be small is to stay as it is, unless a preset says otherwise.
         known = ("preset", "profile", *OPTION_KEYS, *RATE_KEYS, "exclude", "rule", "train")
         for key in data:
             if key not in known:
@@ -189,7 +192,7 @@ class Recipe:
                 raise RecipeError(f"{origin}: rule {place}: pattern must be given, as a string")
             settings = {key: value for key, value in table.items() if key != "pattern"}
             parsed.append(Rule(pattern, settings, f"{origin}: rule {place} ({pattern!r})"))
-        preset = data.get("preset", "balanced")
+        preset = data.get("preset", "lossless" if "train" in data else "balanced")
         if preset not in PRESETS:
             raise RecipeError(f"{origin}: unknown preset {preset!r}{near(str(preset), PRESETS)}")
         options["profile"] = data.get("profile", "full")
