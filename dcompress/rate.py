@@ -21,12 +21,12 @@ from dcompress.errors import RecipeError
 from dcompress.floats import FloatArray, narrow
 from dcompress.kernels.trellis import RING, STATES, transitions
 from dcompress.modelling import fitted_prices
-from dcompress.prices import Placed, PriceModel, Prices, neighbour_levels
+from dcompress.prices import Placed, Prices, neighbour_levels
 from dcompress.profiles import FULL
 from dcompress.stages import PrunedTensor, SharedTensor
 from dcompress.threads import usable_threads
 
-__all__ = ["MAX_STEPS", "SLOPES", "Layout", "is_matrix", "one_lane", "share_by_rate", "vector_step"]
+__all__ = ["MAX_STEPS", "SLOPES", "Layout", "is_matrix", "share_by_rate", "vector_step"]
 
 MAX_STEPS = FULL.steps
 SLOPES = {False: 0.12, True: 0.3}  # squared steps a bit, by whether there is a trellis
@@ -57,23 +57,15 @@ class Layout(NamedTuple):
     lane_starts: NDArray[np.int64]
 
 
-def one_lane(shape: tuple[int, ...]) -> Layout:
-    """Return the layout of a tensor that is coded in a single lane, a row for each place of dimension 0."""
-    n_words = int(np.prod(shape, dtype=np.int64))
-    n_rows = shape[0] if shape and n_words else 1
-    return Layout(n_words // n_rows, np.arange(n_rows), np.zeros(1, np.int64))
-
-
 def share_by_rate(
     tensors: Sequence[PrunedTensor],
     dtypes: Sequence[DType],
     steps: Sequence[float],
     *,
+    layout: Callable[[tuple[int, ...]], Layout],
     slope: float | None = None,
     states: int = 8,
     effort: int = 6,
-    price: PriceModel = fitted_prices,
-    layout: Callable[[tuple[int, ...]], Layout] = one_lane,
     threads: int | None = None,
 ) -> list[SharedTensor]:
     """Return tensors as labels on grids of equal steps.
@@ -87,6 +79,8 @@ def share_by_rate(
     steps : sequence of float
         Step of each grid. For an even error use the same one for all that is a matrix, see `is_matrix`;
         for the others see `vector_step`.
+    layout : callable
+        Returns the order in which a tensor of some shape is coded.
     slope : float, optional
         Squared steps that a bit is worth; 0 = the nearest value. By default from `SLOPES`.
     states : int
@@ -94,10 +88,6 @@ def share_by_rate(
         one, and are rounded; but where all values have one sign, as variances have, none becomes zero.
     effort : int
         1, fast, to 9, smallest: how often prices are found.
-    price : callable
-        Returns the prices of the matrices as the last pass left them.
-    layout : callable
-        Returns the order in which a tensor of some shape is coded.
     threads : int, optional
         Tensors labelled at a time; by default as many as the process may use. The labels are the same.
 
@@ -123,7 +113,7 @@ def share_by_rate(
     grids = dict(
         zip(
             matrices,
-            _settle([jobs[k] for k in matrices], worth, states, effort, price, n_threads),
+            _settle([jobs[k] for k in matrices], worth, states, effort, n_threads),
             strict=True,
         )
     )
@@ -204,7 +194,7 @@ def _rounded(job: _Job) -> NDArray[np.int32]:
 
 
 def _settle(
-    jobs: Sequence[_Job], slope: float, states: int, effort: int, price: PriceModel, threads: int
+    jobs: Sequence[_Job], slope: float, states: int, effort: int, threads: int
 ) -> list[NDArray[np.int32]]:
     """Return the grid integers of matrices."""
     if not jobs:
@@ -217,7 +207,7 @@ def _settle(
         for turn in range(n_passes):
             last = turn + 1 == n_passes
             follow = transitions(states if last else min(states, _SCOUTS))
-            prices = price(placed)
+            prices = fitted_prices(placed)
             tables = {id(one.bits): _in_steps(one.bits, slope) for one in prices}
             found = [
                 pool.submit(_find, kernel, job, before, one, tables[id(one.bits)], follow)

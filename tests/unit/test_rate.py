@@ -8,9 +8,9 @@ from dcompress.errors import RecipeError
 from dcompress.floats import SHAREABLE, narrow, widen
 from dcompress.kernels.trellis import STATES, transitions
 from dcompress.kernels.trellis import walk as follow_path
-from dcompress.prices import Placed, context_prices, neighbour_levels
+from dcompress.prices import Placed, neighbour_levels
 from dcompress.prune import prune, sparsity_mask
-from dcompress.rate import MAX_STEPS, Layout, is_matrix, one_lane, share_by_rate, vector_step
+from dcompress.rate import MAX_STEPS, Layout, is_matrix, share_by_rate, vector_step
 
 F32 = DTYPE_BY_NAME["float32"]
 
@@ -19,9 +19,16 @@ def laplace(*shape, seed=0, scale=0.05):
     return (np.random.default_rng(seed).laplace(size=shape) * scale).astype(np.float32)
 
 
+def one_lane(shape):
+    """Return the layout of a tensor that is coded in a single lane, a row for each place of dimension 0."""
+    n_words = int(np.prod(shape, dtype=np.int64))
+    n_rows = shape[0] if shape and n_words else 1
+    return Layout(n_words // n_rows, np.arange(n_rows), np.zeros(1, np.int64))
+
+
 def share(weights, step, dtype=F32, **settings):
     pruned = weights if hasattr(weights, "mask") else prune(weights)
-    return share_by_rate([pruned], [dtype], [step], **settings)[0]
+    return share_by_rate([pruned], [dtype], [step], **{"layout": one_lane, **settings})[0]
 
 
 def floats(shared):
@@ -107,9 +114,8 @@ def test_pruned_weights_stay_zero():
 
 def test_tensors_that_are_no_matrices_are_rounded():
     bias = laplace(64, seed=1)
-    shared = share_by_rate(
-        [prune(bias), prune(laplace(30, 30)), prune(bias.reshape(1, 64, 1))], [F32] * 3, [0.001, 0.02, 0.001]
-    )
+    tensors = [prune(bias), prune(laplace(30, 30)), prune(bias.reshape(1, 64, 1))]
+    shared = share_by_rate(tensors, [F32] * 3, [0.001, 0.02, 0.001], layout=one_lane)
     assert [one.states for one in shared] == [0, 8, 0]
     np.testing.assert_array_equal(grid_of(shared[0], 0.001), np.rint(bias / 0.001))
     np.testing.assert_array_equal(shared[0].labels, shared[2].labels)
@@ -132,7 +138,10 @@ def test_all_zero_tensors_have_an_empty_codebook():
 @pytest.mark.parametrize("effort", [1, 6, 9])
 def test_the_same_again(effort):
     tensors = [prune(laplace(30, 20, 3, 3)), prune(laplace(50, 60, seed=1))]
-    one, other = (share_by_rate(tensors, [F32] * 2, [0.02] * 2, effort=effort, states=8) for _ in range(2))
+    one, other = (
+        share_by_rate(tensors, [F32] * 2, [0.02] * 2, layout=one_lane, effort=effort, states=8)
+        for _ in range(2)
+    )
     for a, b in zip(one, other, strict=True):
         np.testing.assert_array_equal(a.labels, b.labels)
 
@@ -142,7 +151,7 @@ def test_both_kernels_share_alike(monkeypatch):
     found = []
     for choice in ("numpy", "numba"):
         monkeypatch.setenv("DCOMPRESS_KERNELS", choice)
-        found.append(share_by_rate(tensors, [F32] * 2, [0.02] * 2))
+        found.append(share_by_rate(tensors, [F32] * 2, [0.02] * 2, layout=one_lane))
     for a, b in zip(*found, strict=True):
         np.testing.assert_array_equal(a.labels, b.labels)
 
@@ -157,31 +166,6 @@ def test_lanes_may_take_rows_in_turn():
     for lane in (grid[::2].reshape(-1), grid[1::2].reshape(-1)):
         places, quantisers = np.zeros_like(lane), np.zeros(lane.size, np.uint8)
         assert follow_path(lane, transitions(8), np.zeros(1, np.int64), places, quantisers) == lane.size
-
-
-def test_a_caller_may_bring_prices():
-    seen = []
-
-    def price(tensors):
-        seen.append([one.shape for one in tensors])
-        return context_prices(tensors)
-
-    tensors = [prune(laplace(8, 9)), prune(laplace(10)), prune(laplace(4, 3, 3, 3))]
-    share_by_rate(tensors, [F32] * 3, [0.02] * 3, price=price, effort=9)
-    assert seen == [[(8, 9), (4, 3, 3, 3)]] * 4
-
-
-def test_prices_are_lower_for_what_is_frequent():
-    rng = np.random.default_rng(0)
-    places = rng.integers(-1, 2, 4000).astype(np.int32)
-    places[::2] = 0
-    tensor = Placed((40, 100), 100, places, np.zeros(4000, np.uint8), 1)
-    (prices,) = context_prices([tensor])
-    assert prices.bits.shape[1:] == (1, 7, 7, 87)
-    scale = int(prices.row_class[0] + prices.column_class[0])
-    after_one = prices.bits[scale, 0, 4, 3]
-    assert after_one[0] < 256 < after_one[1] < after_one[3] < after_one[40]
-    assert abs(int(after_one[1]) - int(after_one[2])) < 256
 
 
 def test_neighbours_are_looked_for_within_the_row():
@@ -263,6 +247,6 @@ def test_values_of_one_sign_are_not_rounded_to_zero():
 
 def test_threads_make_no_difference():
     tensors = [prune(laplace(30, 40, seed=seed)) for seed in range(5)]
-    one, three = (share_by_rate(tensors, [F32] * 5, [0.02] * 5, threads=n) for n in (1, 3))
+    one, three = (share_by_rate(tensors, [F32] * 5, [0.02] * 5, layout=one_lane, threads=n) for n in (1, 3))
     for a, b in zip(one, three, strict=True):
         np.testing.assert_array_equal(a.labels, b.labels)
