@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         load_file,
         load_model,
         safe_open,
+        salvage,
         save,
         save_file,
         save_model,
@@ -60,12 +61,23 @@ __all__ = [
     "load_file",
     "load_model",
     "safe_open",
+    "salvage",
     "save",
     "save_file",
     "save_model",
 ]
 
-_TORCH_NAMES = {"compress", "load", "load_file", "load_model", "safe_open", "save", "save_file", "save_model"}
+_TORCH_NAMES = {
+    "compress",
+    "load",
+    "load_file",
+    "load_model",
+    "safe_open",
+    "salvage",
+    "save",
+    "save_file",
+    "save_model",
+}
 _HOMES = {"DecodeLimits": "limits", "Recipe": "recipe"}
 
 

@@ -101,8 +101,8 @@ def atomic_writer(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[
     target = check_writable_target(path, overwrite)
     temporary = target.with_name(f".dcompress-{secrets.token_hex(8)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-    descriptor = os.open(temporary, flags, 0o666)
-    try:
+    try:  # from here on: Ctrl-C may come before the next line is done
+        descriptor = os.open(temporary, flags, 0o666)
         with os.fdopen(descriptor, "wb") as stream:
             if hasattr(os, "fchmod"):
                 with contextlib.suppress(FileNotFoundError):

@@ -21,8 +21,8 @@ from dcompress.constants import CODER_RAW, PREAMBLE_BYTES, RUN_CODERS, SHARED_CO
 from dcompress.container.reader import read_directory, read_preamble
 from dcompress.container.records import ChunkRecord, Directory, SectionRecord, TensorRecord
 from dcompress.cursor import Cursor
-from dcompress.errors import ChecksumError, CorruptError, LimitError, TruncatedError
-from dcompress.jobs import Job, allocate, located
+from dcompress.errors import ChecksumError, DecodeError, LimitError, TruncatedError
+from dcompress.jobs import Job, allocate, check_extent, length_damage, located
 from dcompress.kernels import expect, select
 from dcompress.limits import DecodeLimits
 from dcompress.source import BytesSource, FileSource, Source
@@ -45,12 +45,22 @@ class FrameReader:
         Checked before anything is allocated.
     threads : int
         Threads that decode chunks and tensors. The result does not depend on it.
+    partial : bool
+        Whether to open a frame that is shorter or longer than its directory says.
+
+    Attributes
+    ----------
+    damage : DecodeError or None
+        What is wrong with the length of a frame that was opened in part.
     """
 
-    def __init__(self, source: Source, limits: DecodeLimits, threads: int) -> None:
+    def __init__(self, source: Source, limits: DecodeLimits, threads: int, partial: bool = False) -> None:
         self._source = source
         self.limits = limits
         self._threads = threads
+        self._partial = partial
+        self._size = source.size()
+        self.damage: DecodeError | None = None
         self._table_sets: dict[int, TableSet] = {}
         self._ready_set: tuple[int, TableSet] | None = None
         self.directory = self._read_directory()
@@ -68,22 +78,11 @@ class FrameReader:
         self._source.close()
 
     def _read_directory(self) -> Directory:
-        size = self._source.size()
         n_bytes = read_preamble(self._source.read(0, PREAMBLE_BYTES), self.limits)
         directory = read_directory(self._source.read(0, PREAMBLE_BYTES + n_bytes), self.limits)
-        if size < directory.frame_bytes:
-            raise TruncatedError(
-                f"the file is cut off: {size} of {directory.frame_bytes} bytes",
-                rule="FRM-01",
-                offset=size,
-                hint="copy or download it again",
-            )
-        if size > directory.frame_bytes:
-            raise CorruptError(
-                f"{size - directory.frame_bytes} bytes follow the end of the frame",
-                rule="FRM-06",
-                offset=directory.frame_bytes,
-            )
+        self.damage = length_damage(self._size, directory.frame_bytes)
+        if self.damage is not None and not self._partial:
+            raise self.damage
         return directory
 
     def check_output(self, records: list[TensorRecord]) -> None:
@@ -95,7 +94,7 @@ class FrameReader:
             They exceed ``max_output_bytes`` (LIM-05).
         """
         total = sum(record.decoded_bytes for record in records if record.alias_of is None)
-        allowed = self.limits.output_bytes(self.directory.frame_bytes)
+        allowed = self.limits.output_bytes(min(self._size, self.directory.frame_bytes))
         if total > allowed:
             raise LimitError(
                 f"decoding takes {total} bytes, more than max_output_bytes={allowed}",
@@ -257,6 +256,8 @@ class FrameReader:
 
     def _open(self, record: TensorRecord) -> tuple[Coder, memoryview]:
         """Read the first chunk of a tensor; return its coder, with the tables, and what follows them."""
+        if self.damage is not None:
+            check_extent(record, self._size)
         kind = CODERS[record.coder]
         layout = TensorLayout(
             record.dtype,
@@ -352,8 +353,12 @@ def open_frame(
     *,
     limits: DecodeLimits | None = None,
     threads: int = 1,
+    partial: bool = False,
 ) -> FrameReader:
     """Open a frame from a path, from bytes, or from a stream that is read to its end.
+
+    With ``partial``, a frame that is cut off behind its directory, or followed by other bytes, is opened as
+    well; the reader's ``damage`` tells.
 
     Raises
     ------
@@ -370,7 +375,7 @@ def open_frame(
     else:
         opened = BytesSource(source.read())
     try:
-        return FrameReader(opened, limits or DecodeLimits(), threads)
+        return FrameReader(opened, limits or DecodeLimits(), threads, partial)
     except BaseException:
         opened.close()
         raise

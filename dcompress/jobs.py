@@ -11,10 +11,41 @@ import numpy as np
 from dcompress.checksum import fold
 from dcompress.constants import CODER_RAW, RUN_CODERS
 from dcompress.container.records import ChunkRecord, TensorRecord
-from dcompress.errors import ChecksumError, CorruptError, DecodeError, LimitError
+from dcompress.errors import ChecksumError, CorruptError, DecodeError, LimitError, TruncatedError
 from dcompress.stages import TensorData, Words, word_dtype
 
-__all__ = ["Job", "allocate", "located"]
+__all__ = ["Job", "allocate", "check_extent", "length_damage", "located"]
+
+
+def length_damage(n_bytes: int, frame_bytes: int) -> DecodeError | None:
+    """Return what is wrong with a frame of ``n_bytes`` that should have ``frame_bytes``; None if nothing."""
+    if n_bytes < frame_bytes:
+        return TruncatedError(
+            f"the file is cut off: {n_bytes} of {frame_bytes} bytes",
+            rule="FRM-01",
+            offset=n_bytes,
+            hint="copy or download it again",
+        )
+    if n_bytes > frame_bytes:
+        return CorruptError(
+            f"{n_bytes - frame_bytes} bytes follow the end of the frame", rule="FRM-06", offset=frame_bytes
+        )
+    return None
+
+
+def check_extent(record: TensorRecord, n_bytes: int) -> None:
+    """Check that all chunks of a tensor stand within the first bytes of a frame that is cut off.
+
+    To be done before anything is taken that the bytes of all its chunks vouch for (CTX-08).
+
+    Raises
+    ------
+    TruncatedError
+        The frame ends before the tensor does (FRM-01).
+    """
+    if any(chunk.offset + chunk.n_bytes > n_bytes for chunk in record.chunks):
+        message = "the file ends before its last chunk does"
+        raise TruncatedError(message, rule="FRM-01", offset=n_bytes, tensor=record.name)
 
 
 def allocate(record: TensorRecord, zeros: bool) -> Words:

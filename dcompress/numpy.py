@@ -16,14 +16,23 @@ from numpy.typing import NDArray
 
 from dcompress.constants import DTYPE_BY_NAME
 from dcompress.decode import open_frame
-from dcompress.errors import UnsupportedError, UnsupportedTensorError
+from dcompress.errors import DecodeError, UnsupportedError, UnsupportedTensorError
 from dcompress.handle import OpenFile
 from dcompress.limits import DecodeLimits
 from dcompress.settings import DEFAULT_EFFORT
 from dcompress.stages import Checkpoint, TensorData, word_dtype
 from dcompress.threads import usable_threads
 
-__all__ = ["array_from_data", "data_from_array", "load", "load_file", "safe_open", "save", "save_file"]
+__all__ = [
+    "array_from_data",
+    "data_from_array",
+    "load",
+    "load_file",
+    "safe_open",
+    "salvage",
+    "save",
+    "save_file",
+]
 
 _LACKING = {
     "bfloat16",
@@ -203,6 +212,43 @@ def save(
     ).to_bytes()
 
 
+def salvage(
+    source: str | os.PathLike[str] | bytes | io.BufferedIOBase,
+    *,
+    limits: DecodeLimits | None = None,
+    threads: int | None = None,
+) -> tuple[dict[str, NDArray[Any]], list[DecodeError]]:
+    """Return every tensor of a damaged frame that is not damaged, and what is wrong with the rest.
+
+    Parameters
+    ----------
+    source : path-like, bytes or binary stream
+        The frame.
+    limits, threads
+        As for `load_file`.
+
+    Returns
+    -------
+    arrays : dict of str to ndarray
+        What is sound, in order, each checked against its checksums and its digest.
+    damages : list of DecodeError
+        What is wrong with the file as a whole (``tensor`` is None), and with each tensor that is lost; those
+        tied to one are lost as well. Empty if the file is sound.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    DecodeError
+        The directory is damaged, so that nothing can be found, or the tensors exceed a limit.
+    """
+    from dcompress.rescue import salvage_checkpoint
+
+    with open_frame(source, limits=limits, threads=usable_threads(threads), partial=True) as reader:
+        checkpoint, damages = salvage_checkpoint(reader)
+    return _arrays(checkpoint.tensors), damages
+
+
 def _load(
     source: str | os.PathLike[str] | bytes | io.BufferedIOBase,
     limits: DecodeLimits | None,
@@ -210,6 +256,11 @@ def _load(
 ) -> dict[str, NDArray[Any]]:
     with open_frame(source, limits=limits, threads=usable_threads(threads)) as reader:
         tensors = reader.read_all()
+    return _arrays(tensors)
+
+
+def _arrays(tensors: Mapping[str, TensorData]) -> dict[str, NDArray[Any]]:
+    """Return tensors as arrays; what is the same object stays so."""
     arrays = {id(data): array_from_data(data) for data in tensors.values()}
     return {name: arrays[id(data)] for name, data in tensors.items()}
 

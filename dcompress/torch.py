@@ -17,15 +17,27 @@ from dcompress.checkpoint import (
 )
 from dcompress.compression import compress_checkpoint
 from dcompress.decode import open_frame
+from dcompress.errors import DecodeError
 from dcompress.frame_file import RecipeLike, as_recipe, checkpoint_to_frame, save_checkpoint
 from dcompress.handle import OpenFile
 from dcompress.inspection import read_torch_extra
 from dcompress.limits import DecodeLimits
+from dcompress.rescue import salvage_checkpoint
 from dcompress.settings import DEFAULT_EFFORT, check_effort
 from dcompress.stages import Checkpoint, SharedTensor, TensorData
 from dcompress.threads import usable_threads
 
-__all__ = ["compress", "load", "load_file", "load_model", "safe_open", "save", "save_file", "save_model"]
+__all__ = [
+    "compress",
+    "load",
+    "load_file",
+    "load_model",
+    "safe_open",
+    "salvage",
+    "save",
+    "save_file",
+    "save_model",
+]
 
 StateDict = dict[str, Any]
 
@@ -196,6 +208,41 @@ def load_model(
     """
     result = model.load_state_dict(load_file(path, limits=limits, threads=threads), strict=strict)
     return list(result.missing_keys), list(result.unexpected_keys)
+
+
+def salvage(
+    source: str | os.PathLike[str] | bytes | io.BufferedIOBase,
+    *,
+    limits: DecodeLimits | None = None,
+    threads: int | None = None,
+) -> tuple[StateDict, list[DecodeError]]:
+    """Return every tensor of a damaged frame that is not damaged, and what is wrong with the rest.
+
+    Parameters
+    ----------
+    source : path-like, bytes or binary stream
+        The frame.
+    limits, threads
+        As for `load_file`.
+
+    Returns
+    -------
+    state_dict : dict of str to Tensor or value
+        What is sound, in order, each checked against its checksums and its digest.
+    damages : list of DecodeError
+        What is wrong with the file as a whole (``tensor`` is None), and with each tensor that is lost; those
+        tied to one are lost as well. Empty if the file is sound.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    DecodeError
+        The directory is damaged, so that nothing can be found, or the tensors exceed a limit.
+    """
+    with open_frame(source, limits=limits, threads=usable_threads(threads), partial=True) as reader:
+        checkpoint, damages = salvage_checkpoint(reader)
+    return state_dict_from_checkpoint(checkpoint), damages
 
 
 def compress(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from dcompress.encode import EncodedFrame
     from dcompress.recipe import Recipe
     from dcompress.report import FileReport
-    from dcompress.search import Found
+    from dcompress.step_search import Found
     from dcompress.stages import Checkpoint
     from dcompress.targets import Target
 
@@ -198,7 +198,7 @@ def _encode(
 ) -> tuple[EncodedFrame, Found | None]:
     """Encode, with a progress bar."""
     from dcompress.encode import encode_checkpoint
-    from dcompress.search import describe_miss, encode_to_target
+    from dcompress.step_search import describe_miss, encode_to_target
     from dcompress.stages import tensor_specs
 
     sizes = 0

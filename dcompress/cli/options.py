@@ -178,11 +178,11 @@ def check_target(session: Session, source: str, target: str, force: bool) -> Non
 
 @contextmanager
 def open_reader(
-    session: Session, path: str, *, max_output: int | None = None, threads: int = 1
+    session: Session, path: str, *, max_output: int | None = None, threads: int = 1, partial: bool = False
 ) -> Iterator[FrameReader]:
-    """Return a context with an open frame, from a file, a pipe or, as ``-``, stdin."""
+    """Return a context with an open frame, from a file, a pipe or, as ``-``, stdin; see `open_frame`."""
     from dcompress.decode import open_frame
-    from dcompress.errors import NotDczError
+    from dcompress.errors import CorruptError, NotDczError, TruncatedError
     from dcompress.limits import DecodeLimits
 
     limits = DecodeLimits(max_output_bytes=max_output)
@@ -198,9 +198,13 @@ def open_reader(
                 with Path(path).open("rb") as stream:
                     source = _read_stream(stream)
         try:
-            opened = open_frame(source, limits=limits, threads=threads)
+            opened = open_frame(source, limits=limits, threads=threads, partial=partial)
         except NotDczError as error:
             error.hint = error.hint or _looks_like(source)
+            raise
+        except (CorruptError, TruncatedError) as error:
+            if partial:
+                error.hint = "without a sound directory nothing of it can be read: copy or download it again"
             raise
         with opened as reader:
             yield reader

@@ -12,7 +12,7 @@ from dcompress.settings import DEFAULT_EFFORT, MAX_EFFORT
 
 if TYPE_CHECKING:
     from dcompress.cli.session import Session
-    from dcompress.search import Found
+    from dcompress.step_search import Found
     from dcompress.targets import Target
 
 __all__ = [

@@ -23,7 +23,7 @@ from dcompress.cli.targets import asked_effort, effort_option, watch_trials
 
 if TYPE_CHECKING:
     from dcompress.curve import Curve
-    from dcompress.search import Figures
+    from dcompress.step_search import Figures
 
 __all__ = ["tune"]
 
@@ -122,7 +122,7 @@ def tune(
     from dcompress.cli.options import check_target
     from dcompress.curve import spread, trace_curve
     from dcompress.model_file import read_checkpoint
-    from dcompress.search import Search
+    from dcompress.step_search import Search
 
     if not 0 < low <= high < math.inf:
         raise click.UsageError(f"--from {low:g} --to {high:g} is no range: both above 0, the lower one first")

@@ -1,0 +1,372 @@
+/* libFuzzer harness of the reference decoder: opens the bytes, decodes every tensor in four ways (in memory and
+ * streamed, with the least memory and with enough), all in memory of exactly the size that was asked for, and
+ * stops if they disagree.
+ *
+ *   clang -g -O1 -fsanitize=fuzzer,address,undefined -I spec/reference tests/fuzz/fuzz_reference.c -o fuzz
+ *   fuzz CORPUS fixtures/valid fixtures/invalid
+ *
+ * -DDCZ_NO_CHECKSUMS skips the comparison of checksums, so that plain mutation gets deep. Without it, the mutator
+ * works on the parts of a frame (directory, table sets, tables, bodies) and mends sizes, checksums and digests.
+ * -DDCZ_REPLAY makes a program without an engine that replays the files that it is given: any compiler does.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "dcz_decode.c"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { MAX_OUTPUT = 1 << 18, MAX_PARTS = 256 };
+
+typedef struct part { /* a table set, chunk or section */
+    size_t size_at, size_bytes, checksum_at; /* in the frame */
+    size_t offset, size;
+    int has_tables;
+} part;
+
+typedef struct digest_place {
+    uint32_t tensor;
+    size_t at;
+} digest_place;
+
+typedef struct layout {
+    part parts[MAX_PARTS];
+    digest_place digests[MAX_PARTS];
+    unsigned n_parts, n_digests;
+} layout;
+
+static void *checked_malloc(size_t size) {
+    void *memory = malloc(size > 0 ? size : 1);
+    if (memory == NULL) {
+        abort();
+    }
+    return memory;
+}
+
+static dcz_limits fuzz_limits(void) {
+    dcz_limits limits = dcz_default_limits();
+    limits.max_output_bytes = MAX_OUTPUT;
+    limits.max_tensors = 512;
+    limits.max_directory_bytes = 65536;
+    limits.max_section_bytes = 65536;
+    return limits;
+}
+
+typedef struct source {
+    const uint8_t *data;
+    size_t size;
+} source;
+
+static int read_source(void *context, uint64_t offset, void *bytes, size_t size) {
+    const source *from = context;
+    if (offset > from->size || size > from->size - offset) {
+        abort(); /* the decoder never asks for more than there is */
+    }
+    memcpy(bytes, from->data + offset, size);
+    return 0;
+}
+
+/* Decode a tensor into `out`; `fast`: with the memory that makes it fast. */
+static dcz_code decode_one(dcz_decoder *d, const dcz_frame *frame, const dcz_tensor *t, uint8_t *out, int fast) {
+    dcz_error error;
+    void *workspace = NULL;
+    size_t room = 0;
+    dcz_code code = DCZ_OK;
+    for (int turn = 0; turn < 4; turn++) {
+        dcz_init(d);
+        code = dcz_decode(d, frame, t, out, (size_t)t->n_bytes, workspace, room, &error);
+        if (code != DCZ_NEED_WORKSPACE) {
+            break;
+        }
+        const uint64_t asked = fast ? error.fast : error.needed;
+        if (turn == 3 || error.needed <= room || asked > (uint64_t)64 << 20) {
+            abort(); /* it does not say how much it needs, or needs too much */
+        }
+        free(workspace);
+        room = (size_t)asked;
+        workspace = checked_malloc(room);
+    }
+    free(workspace);
+    return code;
+}
+
+static dcz_code open_any(dcz_frame *frame, source *from, int streamed, void **workspace) {
+    const dcz_limits limits = fuzz_limits();
+    dcz_error error;
+    size_t room = 0;
+    *workspace = NULL;
+    for (int turn = 0; turn < 3; turn++) {
+        const dcz_code code =
+            streamed ? dcz_open_stream(frame, read_source, from, from->size, &limits, *workspace, room, &error)
+                     : dcz_open(frame, from->data, from->size, &limits, *workspace, room, &error);
+        if (code != DCZ_NEED_WORKSPACE) {
+            return code;
+        }
+        free(*workspace);
+        room = (size_t)(streamed ? error.needed : error.fast);
+        *workspace = checked_malloc(room);
+    }
+    abort();
+}
+
+static void expect(int condition) {
+    if (!condition) {
+        abort();
+    }
+}
+
+static void walk_rest(const dcz_frame *frame) {
+    dcz_metadata metadata;
+    dcz_section section;
+    uint8_t workspace[64];
+    memset(&metadata, 0, sizeof metadata);
+    memset(&section, 0, sizeof section);
+    while (dcz_next_metadata(frame, &metadata) == DCZ_OK) {
+        expect(metadata.key_size <= frame->directory_size);
+    }
+    while (dcz_next_section(frame, &section) == DCZ_OK) {
+        (void)dcz_check_section(frame, &section, workspace, sizeof workspace, NULL);
+    }
+    void *enough = checked_malloc(131072);
+    for (uint32_t i = 0; i < frame->n_table_sets && i < 4; i++) {
+        (void)dcz_check_table_set(frame, i, enough, 131072, NULL);
+    }
+    free(enough);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    source from = {data, size};
+    dcz_frame frame, streamed;
+    void *workspace, *directory;
+    const dcz_code code = open_any(&frame, &from, 0, &workspace);
+    const dcz_code streamed_code = open_any(&streamed, &from, 1, &directory);
+    free(workspace);
+    expect(code == streamed_code);
+    if (code == DCZ_OK && dcz_check_output(&frame, NULL) == DCZ_OK) {
+        char *name = checked_malloc((size_t)frame.longest_name + 1);
+        uint64_t left = MAX_OUTPUT;
+        dcz_tensor t;
+        dcz_decoder d;
+        dcz_code next = dcz_tensor_at(&frame, 0, &t, name, (size_t)frame.longest_name + 1);
+        for (; next == DCZ_OK; next = dcz_next_tensor(&frame, &t)) {
+            if (t.alias_of != DCZ_NO_TENSOR || t.n_bytes > left) {
+                continue;
+            }
+            left -= t.n_bytes;
+            uint8_t *first = checked_malloc((size_t)t.n_bytes), *second = checked_malloc((size_t)t.n_bytes);
+            memset(first, 0xAA, (size_t)t.n_bytes);
+            memset(second, 0x55, (size_t)t.n_bytes);
+            const dcz_code least = decode_one(&d, &frame, &t, first, 0);
+            expect(decode_one(&d, &frame, &t, second, 1) == least);
+            expect(least != DCZ_OK || memcmp(first, second, (size_t)t.n_bytes) == 0);
+            memset(second, 0x33, (size_t)t.n_bytes);
+            expect(decode_one(&d, &streamed, &t, second, (int)(t.number & 1)) == least);
+            expect(least != DCZ_OK || memcmp(first, second, (size_t)t.n_bytes) == 0);
+            free(first);
+            free(second);
+        }
+        expect(next == DCZ_END);
+        free(name);
+        walk_rest(&frame);
+        walk_rest(&streamed);
+    }
+    free(directory);
+    return 0;
+}
+
+/* ---- The mutator ---- */
+
+static part *add_part(layout *l, size_t size_at, const cursor *c, size_t *offset, uint64_t size) {
+    static part unused;
+    part *p = l->n_parts < MAX_PARTS ? &l->parts[l->n_parts++] : &unused;
+    p->size_at = 20 + size_at;
+    p->checksum_at = 20 + c->at - 4;
+    p->size_bytes = c->at - 4 - size_at;
+    p->offset = *offset;
+    p->size = (size_t)size;
+    p->has_tables = 0;
+    *offset += (size_t)size;
+    return p;
+}
+
+/* Find the parts of a frame, as far as its directory makes sense. */
+static void find_parts(layout *l, const uint8_t *data, size_t size) {
+    cursor c;
+    dcz_tensor t;
+    dcz_frame frame;
+    l->n_parts = l->n_digests = 0;
+    if (size < 20 || load_u32(data + 12) > size - 20) {
+        return;
+    }
+    memset(&frame, 0, sizeof frame);
+    frame.limits = fuzz_limits();
+    frame.directory = data + 20;
+    frame.directory_size = load_u32(data + 12);
+    c = directory_from(&frame, 0);
+    size_t offset = 20 + (size_t)frame.directory_size;
+    for (uint64_t n = get_varint(&c, 1024); n > 0 && c.error == DCZ_OK; n--) {
+        const size_t at = c.at;
+        const uint64_t part_size = get_varint(&c, size);
+        (void)get_number(&c, 4);
+        if (c.error != DCZ_OK || part_size > size - offset) {
+            return;
+        }
+        (void)add_part(l, at, &c, &offset, part_size);
+    }
+    uint64_t n = get_varint(&c, 512);
+    frame.tensors_at = (uint32_t)c.at;
+    start_walk(&frame, &t, NULL, 0);
+    t.next_offset = offset;
+    for (; n > 0 && c.error == DCZ_OK; n--) {
+        if (read_name(&frame, &c, &t) != DCZ_OK || read_record(&frame, &c, &t, NULL) != DCZ_OK) {
+            return;
+        }
+        cursor records = directory_from(&frame, t.chunks_at);
+        for (uint64_t i = 0; i < t.n_chunks; i++) {
+            const size_t at = records.at;
+            const uint64_t part_size = get_varint(&records, size);
+            (void)get_number(&records, 4);
+            if (records.error != DCZ_OK || part_size > size - offset) {
+                return;
+            }
+            part *p = add_part(l, at, &records, &offset, part_size);
+            p->has_tables = i == 0 && t.coder != DCZ_RAW;
+        }
+        if (t.n_chunks > 0 && t.coder != DCZ_RAW && l->n_digests < MAX_PARTS) {
+            l->digests[l->n_digests].tensor = t.number;
+            l->digests[l->n_digests++].at = 20 + c.at - 4;
+        }
+    }
+}
+
+static void put_u32(uint8_t *to, uint32_t value) { store_word(to, value, 4); }
+
+static void mend_head(uint8_t *data, size_t size) {
+    const size_t directory_size = load_u32(data + 12) <= size - 20 ? load_u32(data + 12) : size - 20;
+    put_u32(data + 16, fold(sum_words(data, 16, 0) + sum_words(data + 20, directory_size, 4)));
+}
+
+/* Write what the checksums should be, and the digests of the tensors that decode. */
+static void mend(uint8_t *data, size_t size) {
+    layout l;
+    if (size < 20) {
+        return;
+    }
+    find_parts(&l, data, size);
+    for (unsigned i = 0; i < l.n_parts; i++) {
+        put_u32(data + l.parts[i].checksum_at, fold(sum_words(data + l.parts[i].offset, l.parts[i].size, 0)));
+    }
+    mend_head(data, size);
+    source from = {data, size};
+    dcz_frame frame;
+    void *workspace;
+    const dcz_code code = open_any(&frame, &from, 0, &workspace);
+    free(workspace);
+    for (unsigned i = 0; code == DCZ_OK && i < l.n_digests; i++) {
+        dcz_tensor t;
+        dcz_decoder d;
+        if (dcz_tensor_at(&frame, l.digests[i].tensor, &t, NULL, 0) != DCZ_OK || t.n_bytes > MAX_OUTPUT) {
+            continue;
+        }
+        uint8_t *out = checked_malloc((size_t)t.n_bytes);
+        if (decode_one(&d, &frame, &t, out, 0) == DCZ_DIG_01) {
+            put_u32(data + l.digests[i].at, fold(d.digest));
+        }
+        free(out);
+    }
+    mend_head(data, size);
+}
+
+static size_t put_varint(uint8_t *to, uint64_t value) {
+    size_t n = 0;
+    for (; value > 127; value >>= 7) {
+        to[n++] = (uint8_t)(value | 128);
+    }
+    to[n++] = (uint8_t)value;
+    return n;
+}
+
+#ifndef DCZ_REPLAY
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed);
+
+/* Mutate the bytes of a part from `from` on, and say its new size in the directory. */
+static size_t mutate_part(uint8_t *data, size_t size, size_t max_size, const part *p, size_t from, size_t count) {
+    const size_t room = max_size - size > 64 ? 64 : max_size - size;
+    uint8_t *bytes = checked_malloc(count + room + 1);
+    memcpy(bytes, data + from, count);
+    const size_t new_count = LLVMFuzzerMutate(bytes, count, count + room);
+    memmove(data + from + new_count, data + from + count, size - from - count);
+    memcpy(data + from, bytes, new_count);
+    free(bytes);
+    size = size - count + new_count;
+    uint8_t number[10];
+    const size_t number_bytes = put_varint(number, p->size - count + new_count);
+    if (size - p->size_bytes + number_bytes > max_size) {
+        return size;
+    }
+    memmove(data + p->size_at + number_bytes, data + p->size_at + p->size_bytes, size - p->size_at - p->size_bytes);
+    memcpy(data + p->size_at, number, number_bytes);
+    put_u32(data + 12, (uint32_t)(load_u32(data + 12) + number_bytes - p->size_bytes));
+    return size - p->size_bytes + number_bytes;
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed) {
+    layout l;
+    find_parts(&l, data, size);
+    if (seed % 8 == 0 || l.n_parts == 0) {
+        size = LLVMFuzzerMutate(data, size, max_size);
+    } else if (seed % 8 == 1) { /* the directory, size unchanged */
+        (void)LLVMFuzzerMutate(data + 20, load_u32(data + 12), load_u32(data + 12));
+    } else {
+        const part *p = &l.parts[seed / 8 % l.n_parts];
+        size_t from = p->offset, count = p->size;
+        cursor c = {data + p->offset, p->size, 0, DCZ_OK};
+        if (p->has_tables && get_varint(&c, p->size) <= p->size - c.at && c.error == DCZ_OK) {
+            const size_t tables = (size_t)(data[p->offset] & 127); /* most are short; a longer one is only cut */
+            if (seed % 2 == 0 && c.at == 1) {
+                const size_t new_size = mutate_part(data, size, max_size, p, from + 1, tables);
+                const size_t new_tables = tables + new_size - size;
+                if (new_tables < 128 && new_size == size - tables + new_tables) {
+                    find_parts(&l, data, new_size);
+                    const unsigned i = seed / 8 % (l.n_parts > 0 ? l.n_parts : 1);
+                    if (l.n_parts > 0) {
+                        data[l.parts[i].offset] = (uint8_t)new_tables;
+                    }
+                }
+                mend(data, new_size);
+                return new_size;
+            }
+            from += c.at + (c.at == 1 ? tables : 0);
+            count = p->offset + p->size - from;
+        }
+        size = mutate_part(data, size, max_size, p, from, count);
+    }
+    mend(data, size);
+    return size;
+}
+#else
+int main(int argc, char **argv) {
+    for (int i = 1; i < argc; i++) {
+        FILE *file = fopen(argv[i], "rb");
+        if (file == NULL || fseek(file, 0, SEEK_END) != 0) {
+            return 1;
+        }
+        const size_t size = (size_t)ftell(file);
+        uint8_t *data = checked_malloc(size);
+        rewind(file);
+        if (fread(data, 1, size, file) != size || fclose(file) != 0) {
+            return 1;
+        }
+        (void)LLVMFuzzerTestOneInput(data, size);
+        mend(data, size); /* and once more with all checksums right */
+        (void)LLVMFuzzerTestOneInput(data, size);
+        free(data);
+    }
+    printf("%d files\n", argc - 1);
+    (void)put_varint;
+    return 0;
+}
+#endif
