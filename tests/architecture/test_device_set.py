@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import dcompress.numpy as dnp
 from dcompress.decode import open_frame
 from tests.properties.test_frames import small_model
+from tests.vectors import FIXTURES, INVALID, VALID
 
 ROOT = Path(__file__).parents[2]
 BLOCKED = ("torch", "scipy", "sklearn", "numba", "llvmlite", "click", "rich", "safetensors", "bitarray")
@@ -20,12 +22,16 @@ _BLOCK = f"""
 import sys
 
 class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {BLOCKED!r}:
-            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
-        return None
+    def __init__(self, finder):
+        self._finder = finder
 
-sys.meta_path.insert(0, Blocker())
+    def __getattr__(self, name):
+        return getattr(self._finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.split(".")[0] in {BLOCKED!r} else self._finder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Blocker(finder) for finder in sys.meta_path]
 """
 
 _DECODE = """
@@ -59,7 +65,26 @@ except DecodeError as error:
 """
 
 
-def run(code, *arguments):
+_VECTORS = """
+import hashlib, json
+from dcompress.decode import open_frame
+from dcompress.errors import DecodeError
+from dcompress.limits import DecodeLimits
+
+for folder, entries in json.load(sys.stdin).items():
+    for entry in entries:
+        path = f"{sys.argv[1]}/{folder}/{entry['file']}"
+        try:
+            with open_frame(path, limits=DecodeLimits(**entry.get("limits", {}))) as reader:
+                tensors = reader.read_all()
+            found = [hashlib.sha256(tensor.words.tobytes()).hexdigest() for tensor in tensors.values()]
+        except DecodeError as error:
+            found = error.rule
+        print(json.dumps([f"{folder}/{entry['file']}", found]))
+"""
+
+
+def run(code, *arguments, stdin=None):
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", _BLOCK + code, *map(str, arguments)],
         cwd=ROOT,
@@ -67,6 +92,7 @@ def run(code, *arguments):
         text=True,
         check=False,
         timeout=100,
+        input=stdin,
     )
 
 
@@ -100,9 +126,21 @@ def test_damage_is_found_with_numpy_alone(model, tmp_path):
     assert done.stdout.strip()
 
 
+def test_vectors_are_read_with_numpy_alone():
+    entries = {"valid": VALID, "invalid": [entry for entry in INVALID if "read" not in entry]}
+    done = run(_VECTORS, FIXTURES, stdin=json.dumps(entries))
+    assert done.returncode == 0, done.stderr
+    found = dict(map(json.loads, done.stdout.splitlines()))
+    for entry in entries["valid"]:
+        assert found.pop(f"valid/{entry['file']}") == [tensor["sha256"] for tensor in entry["tensors"]]
+    for entry in entries["invalid"]:
+        assert found.pop(f"invalid/{entry['file']}") in (entry["rule"], entry.get("or"))
+    assert not found
+
+
 def test_the_block_blocks():
     for name in BLOCKED:
-        assert "is blocked" in run(f"import {name}").stderr
+        assert f"No module named '{name}'" in run(f"import {name}").stderr
 
 
 def test_nothing_heavy_is_imported_until_it_is_used():
