@@ -34,7 +34,7 @@ class DecodeLimits:
     max_directory_bytes: int = 1 << 28
     max_tensors: int = 1 << 20
     max_name_bytes: int = 1 << 16
-    max_names_bytes: int = 1 << 26
+    max_names_bytes: int = 1 << 24
     max_rank: int = 64
     max_section_bytes: int = 1 << 26
 

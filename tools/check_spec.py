@@ -56,7 +56,7 @@ class Limits:
         self.max_tensors = 1048576
         self.max_rank = 64
         self.max_name_bytes = 65536
-        self.max_names_bytes = 67108864
+        self.max_names_bytes = 16777216
         self.max_section_bytes = 67108864
         unknown = others.keys() - vars(self).keys()
         if unknown:

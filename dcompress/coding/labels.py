@@ -171,15 +171,16 @@ class Labels(SharedCoder):
         """
         table, _, _ = self.decoding_tables(kernel)
         n_symbols = -(-n_words // self.block)
-        symbols = np.empty(n_symbols, _label_type(self.code.code_lengths.size))
+        counts = lane_counts(n_symbols)
         cursor = Cursor(chunk)
-        if table is None:
-            symbols[:] = self.code.lone_symbol
-        else:
-            counts = lane_counts(n_symbols)
-            stream, ends, _ = read_lanes(cursor, counts.size)
-            check_status(kernel.decode_symbols(stream, ends, counts, table, symbols))
-        cursor.finish("LBL-01")
+        lanes = None if table is None else read_lanes(cursor, counts.size)
+        cursor.finish("LBL-01")  # before memory is taken for the symbols
+        kind = _label_type(self.code.code_lengths.size)
+        if lanes is None:
+            return np.full(n_symbols, self.code.lone_symbol, kind)
+        symbols = np.empty(n_symbols, kind)
+        stream, ends, _ = lanes
+        check_status(kernel.decode_symbols(stream, ends, counts, table, symbols))
         return symbols
 
     def decode_labels(

@@ -3045,7 +3045,7 @@ dcz_limits dcz_default_limits(void) {
     limits.max_name_bytes = 255;
     limits.max_rank = 8;
 #else
-    limits.max_names_bytes = 67108864;
+    limits.max_names_bytes = 16777216;
     limits.max_directory_bytes = 268435456;
     limits.max_tensors = 1048576;
     limits.max_name_bytes = 65536;

@@ -185,7 +185,7 @@ def test_no_lie_is_longer_than_it_need_be():
 
 
 def test_names_that_grow_in_memory_are_over_a_limit():
-    """Not among the lies: up to max_names_bytes, 64 MiB, are held before that is found."""
+    """Not among the lies: up to max_names_bytes, 16 MiB, are held before that is found."""
     names = b"".join(varint(60000) + b"\4%04d\2\1\0" % n for n in range(2999))
     names = b"\0" + varint(3000) + b"\0" + varint(60000) + b"n" * 60000 + b"\2\1\0" + names
     for limits in (DecodeLimits(), DecodeLimits(max_names_bytes=200_000)):

@@ -274,8 +274,9 @@ with atomic_writer(sys.argv[1], overwrite=True) as stream:
 @posix
 def test_interrupt_removes_the_temporary_file(tmp_path):
     code = """
-import sys, time
+import signal, sys, time
 from dcompress.atomic import atomic_writer
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in the background
 with atomic_writer(sys.argv[1], overwrite=True) as stream:
     stream.write(b"half")
     print("ready", flush=True)
