@@ -124,7 +124,7 @@ MUTANTS = (
     Mutant(CONTEXT, "if states.min() < LOWEST_STATE:", "if False:", "states that cannot be"),
     Mutant(CONTEXT, "if len(chunk) % 2 or", "if", "chunks of an odd size"),
     Mutant(CONTEXT, "if states and tables.n_quantisers < 2:", "if False:", "a trellis without tables"),
-    Mutant(CONTEXT, "wrong = (places < 0) |", "wrong =", "places below the codebook"),
+    Mutant(KERNEL_CONTEXT, "wrong = (places < 0) |", "wrong =", "places below the codebook"),
     Mutant(CLASSES, "    if left < 0:", "    if left < -1:", "off by one: classes for so many bytes"),
     Mutant(CLASSES, "or rows.max() > MAX_CLASS:", "or False:", "classes of rows above 63"),
     Mutant(KERNEL_CONTEXT, "    if place < n_words:\n        return SURPLUS\n", "", "words may be left over"),

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from dcompress.coding.range_coder import CLASS_CONTEXTS, SideReader, SideWriter, fold_sign
 from dcompress.coding.symbols import N_SYMBOLS, SYMBOL_BASES
 from dcompress.errors import CorruptError
+from dcompress.kernels.side import NO_CLASS
 
 __all__ = ["CLASSES_PER_BYTE", "DEAD", "MAX_CLASS", "Classes", "Geometry", "Neighbourhood", "lanes_of"]
 
 MAX_CLASS = 63  # of rows; those of columns and positions add -31..31
-DEAD = -128  # a class that takes any sum below 0
+DEAD = NO_CLASS  # a class that takes any sum below 0
 CLASSES_PER_BYTE = 16  # of the chunks of a tensor: few bytes cannot ask for much work
 _MAX_STEP = 31  # of a class from the base of all rows
 _KIND_BASE = 20
@@ -131,8 +132,9 @@ class Classes:
         base = reader.number(_KIND_BASE, MAX_CLASS)
         _check_number(geometry.n_rows, allowed - geometry.n_rows)
         rows = _read_classes(reader, 0, geometry.n_rows)
-        rows = np.where(rows > DEAD, rows + base, DEAD)
-        if ((rows < 0) & (rows != DEAD)).any() or rows.max() > MAX_CLASS:
+        alive = rows > DEAD
+        rows[alive] += base
+        if rows.min(where=alive, initial=0) < 0 or rows.max() > MAX_CLASS:
             raise CorruptError("class of a row out of range", rule="CTX-02")
         return cls(rows, *sides)
 

@@ -19,17 +19,15 @@ from dcompress import kernels
 from dcompress.coding.base import Codebook, SharedCoder, TensorLayout
 from dcompress.coding.classes import DEAD, MAX_CLASS, Classes, Geometry, Neighbourhood, lanes_of
 from dcompress.coding.range_coder import SideReader, SideWriter
-from dcompress.coding.symbols import MAX_MAGNITUDE, N_SYMBOLS, SYMBOL_BASES, SYMBOL_RAW_BITS, symbol_of
+from dcompress.coding.symbols import MAX_MAGNITUDE, SYMBOL_BASES, SYMBOL_RAW_BITS, symbol_of
 from dcompress.coding.table_set import TableSet
 from dcompress.constants import CODER_CONTEXT
 from dcompress.errors import CorruptError
 from dcompress.kernels.reference_context import (
     FLIP,
-    INVALID,
     LOWEST_STATE,
     NO_LEVEL,
     PADDING_WORDS,
-    WIDE,
     ContextTables,
 )
 from dcompress.kernels.status import OK, OUT_OF_RANGE, SHORT, SURPLUS, UNFINISHED
@@ -56,6 +54,7 @@ _KIND_STATES = 17
 _KIND_DISTANCE = 18
 _KIND_THRESHOLD = 19
 _KIND_BASE = 20
+_NO_CONTEXTS = np.zeros(256, np.uint8)  # beyond the last, where a kernel may look
 _FAULTS = {
     SHORT: ("context-coded words run out", "CTX-04"),
     SURPLUS: ("context-coded words left over", "CTX-05"),
@@ -150,18 +149,9 @@ class Context(SharedCoder):
     @cached_property
     def _bases(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64], int, int]:
         """Bases of rows and of the words of a row, smallest and largest sum of classes."""
-        rows = self.classes.rows
         columns = self.classes.along_row(self.geometry)
-        # What is dead is held just low enough to stay below 0 beside the highest class of the other side.
-        rows = np.maximum(rows, -1 - max(0, int(columns.max())))
-        columns = np.maximum(columns, -1 - max(0, int(rows.max())))
-        low, high = int(rows.min() + columns.min()), int(rows.max() + columns.max())
-        return (
-            (rows - rows.min()).astype(np.uint64) * np.uint64(64),
-            (columns - columns.min()).astype(np.uint64) * np.uint64(64),
-            low,
-            high,
-        )
+        rows, columns, low, high = kernels.select(0).class_bases(self.classes.rows, columns)
+        return rows, columns, int(low), int(high)
 
     def _places(self) -> NDArray[np.int64]:
         """Return the label at each place of the grid."""
@@ -174,27 +164,15 @@ class Context(SharedCoder):
         """Return what the kernels decode with; ``lookup`` is by label."""
         _, _, low, high = self._bases
         contexts = self.tables.contexts(low, high)
-        levels = self.neighbourhood.levels()
-        grid = np.zeros((2, 2, N_SYMBOLS), np.int64)  # by quantiser, flip and symbol
-        signs = np.where(np.arange(N_SYMBOLS) % 2 == 1, 1, -1)
-        for quantiser in range(2 if self.states else 1):
-            magnitudes = SYMBOL_BASES.astype(np.int64)
-            if self.states:
-                magnitudes = np.maximum(0, 2 * magnitudes - quantiser)
-            grid[quantiser] = magnitudes * np.stack([signs, -signs])
-        places = grid + self.origin
-        wrong = (places < 0) | (places >= self.codebook.n_labels)
         ordered = lookup[self._places()]
-        values = np.zeros((2, 2, FLIP), lookup.dtype)
-        values[..., :N_SYMBOLS] = ordered[np.where(wrong, 0, places)]
-        codes = np.full((2, 2, FLIP), INVALID, np.uint8)
-        both = np.stack([levels, -levels]) + NO_LEVEL << 3
-        codes[..., :N_SYMBOLS] = both | np.where(SYMBOL_RAW_BITS > 0, WIDE, np.where(wrong, INVALID, 0))
+        values, codes = kernels.select(0).symbol_values(
+            ordered, self.origin, self.neighbourhood.levels(), SYMBOL_RAW_BITS, SYMBOL_BASES, self.states > 0
+        )
         return ContextTables(
-            np.concatenate([contexts, np.zeros(256, np.uint8)]),
+            np.concatenate([contexts, _NO_CONTEXTS]),
             self.tables.slots,
-            values.reshape(-1),
-            codes.reshape(-1),
+            values,
+            codes,
             ordered,
             transitions(self.states).astype(np.uint8).reshape(-1) if self.states else None,
             SYMBOL_RAW_BITS,

@@ -127,11 +127,10 @@ class SideReader:
         CorruptError
             A number is not -31..31, or -128, which is written as 0 (TAB-01).
         """
-        folded = np.zeros(count, np.int64)
-        if self._kernel.read_classes(self._data, self._state, first, folded) != OK:
+        classes = np.zeros(count, np.int64)
+        if self._kernel.read_classes(self._data, self._state, first, classes) != OK:
             raise CorruptError("class out of range", rule="TAB-01")
-        places = folded - 1
-        return np.where(folded == 0, -128, np.where(places % 2 == 1, -(places + 1) // 2, places // 2))
+        return classes
 
     def code_lengths(self, n_symbols: int, n_columns: int) -> NDArray[np.uint8]:
         """Read code lengths, rows of ``n_columns`` that belong together (spec 11.4).

@@ -168,8 +168,7 @@ class TableSet:
         contexts : ndarray of shape (n_quantisers * (high - low + 1) * 64,), dtype uint8
             Levels: left * 8 + far, each plus NO_LEVEL.
         """
-        classes = np.clip(np.arange(low, high + 1), 0, self.n_classes - 1)
-        return self._contexts[:, classes].reshape(-1)
+        return self._contexts.take(np.arange(low, high + 1), axis=1, mode="clip").reshape(-1)
 
     def to_bytes(self) -> bytes:
         """Return the set as side information."""

@@ -7,7 +7,7 @@ careful loop finishes each lane. So no stream, however hostile, reads or writes 
 
 from __future__ import annotations
 
-from dcompress.kernels.jit_context import decode_contexts, table_slots
+from dcompress.kernels.jit_context import class_bases, decode_contexts, symbol_values, table_slots
 from dcompress.kernels.jit_modelling import context_costs, context_counts, encode_contexts
 from dcompress.kernels.jit_runs import decode_runs, decode_split_runs, run_table
 from dcompress.kernels.jit_side import (
@@ -51,6 +51,7 @@ from dcompress.kernels.jit_words import (
 
 __all__ = [
     "bytes_used",
+    "class_bases",
     "context_costs",
     "context_counts",
     "decode_contexts",
@@ -78,6 +79,7 @@ __all__ = [
     "start_side",
     "start_writer",
     "symbol_table",
+    "symbol_values",
     "table_slots",
     "unpack_fixed",
     "walk",

@@ -11,6 +11,7 @@ from numba import njit
 from dcompress.kernels.reference_context import (
     FLIP,
     INVALID,
+    LEVEL_STRIDE,
     LOWEST_STATE,
     NO_LEVEL,
     PADDING_WORDS,
@@ -280,3 +281,54 @@ def table_slots(frequencies, precision):
                 slots[at + offset] = symbol << 25 | frequency << 12 | offset
             at += frequency
     return slots
+
+
+@njit(cache=True, nogil=True)
+def symbol_values(lookup, origin, levels, raw_bits, bases, two):
+    """Return word and level by quantiser, flip and symbol."""
+    values = np.zeros(4 * FLIP, lookup.dtype)
+    codes = np.full(4 * FLIP, INVALID, np.uint8)
+    for quantiser in range(2):
+        for flip in range(2):
+            first = (2 * quantiser + flip) * FLIP
+            for symbol in range(levels.size):
+                magnitude = I64(bases[symbol])
+                if two:
+                    magnitude = max(0, 2 * magnitude - quantiser)
+                elif quantiser:
+                    magnitude = 0
+                positive = (symbol & 1) != flip
+                place = origin + magnitude if positive else origin - magnitude
+                wrong = place < 0 or place >= lookup.size
+                values[first + symbol] = lookup[0 if wrong else place]
+                level = (-levels[symbol] if flip else levels[symbol]) + NO_LEVEL
+                more = WIDE if raw_bits[symbol] > 0 else INVALID if wrong else 0
+                codes[first + symbol] = level << 3 | more
+    return values, codes
+
+
+@njit(cache=True, nogil=True)
+def _bounds(classes, least):
+    """Return the smallest and largest class, those below ``least`` taken for it."""
+    low = max(classes[0], least)
+    high = low
+    for number in classes:
+        low = min(low, max(number, least))
+        high = max(high, number)
+    return low, high
+
+
+@njit(cache=True, nogil=True)
+def class_bases(rows, columns):
+    """Return the bases of rows and columns, and the smallest and largest sum of their classes."""
+    least_row = -1 - max(0, _bounds(columns, columns[0])[1])
+    row_low, row_high = _bounds(rows, least_row)
+    least_column = -1 - max(0, row_high)
+    column_low, column_high = _bounds(columns, least_column)
+    row_bases = np.empty(rows.size, np.uint64)
+    column_bases = np.empty(columns.size, np.uint64)
+    for at in range(rows.size):
+        row_bases[at] = LEVEL_STRIDE * (max(rows[at], least_row) - row_low)
+    for at in range(columns.size):
+        column_bases[at] = LEVEL_STRIDE * (max(columns[at], least_column) - column_low)
+    return row_bases, column_bases, row_low + column_low, row_high + column_high

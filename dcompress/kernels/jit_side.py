@@ -19,6 +19,7 @@ from dcompress.kernels.side import (
     MAX_QUARTERS,
     MAX_TABLES,
     N_CONTEXTS,
+    NO_CLASS,
     NO_QUARTERS,
     NUMBER_CONTEXTS,
     QUARTERS_EXPECTED,
@@ -156,7 +157,7 @@ def read_classes(data, state, first, numbers):
         value = read_unary(data, state, first + 16 * last, 16, MAX_CLASS_NUMBER)
         if value > MAX_CLASS_NUMBER:
             return OUT_OF_RANGE
-        numbers[at] = value
+        numbers[at] = (value >> 1 if value & 1 else -(value >> 1)) if value else NO_CLASS
         last = min(value, 3)
     return OK
 

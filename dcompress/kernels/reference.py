@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcompress.kernels.reference_context import (
+    class_bases,
     context_costs,
     context_counts,
     decode_contexts,
     encode_contexts,
+    symbol_values,
     table_slots,
 )
 from dcompress.kernels.reference_symbols import (
@@ -65,6 +67,7 @@ __all__ = [
     "RunTable",
     "SymbolTable",
     "bytes_used",
+    "class_bases",
     "context_costs",
     "context_counts",
     "decode_contexts",
@@ -92,6 +95,7 @@ __all__ = [
     "start_side",
     "start_writer",
     "symbol_table",
+    "symbol_values",
     "table_slots",
     "unpack_fixed",
     "walk",

@@ -26,10 +26,12 @@ __all__ = [
     "PADDING_WORDS",
     "WIDE",
     "ContextTables",
+    "class_bases",
     "context_costs",
     "context_counts",
     "decode_contexts",
     "encode_contexts",
+    "symbol_values",
     "table_slots",
 ]
 
@@ -81,6 +83,59 @@ class ContextTables(NamedTuple):
     precision: int
     origin: int
     distance: int
+
+
+def class_bases(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> tuple[U64, U64, int, int]:
+    """Return the bases of rows and columns of these classes, and the smallest and largest sum of two.
+
+    What is dead, below all others, is held just low enough to stay below 0 beside the highest class of the
+    other side.
+    """
+    rows = np.maximum(rows, -1 - max(0, int(columns.max())))
+    columns = np.maximum(columns, -1 - max(0, int(rows.max())))
+    first, second = int(rows.min()), int(columns.min())
+    return (
+        (rows - first).astype(np.uint64) * np.uint64(LEVEL_STRIDE),
+        (columns - second).astype(np.uint64) * np.uint64(LEVEL_STRIDE),
+        first + second,
+        int(rows.max()) + int(columns.max()),
+    )
+
+
+def symbol_values(
+    lookup: NDArray[Any],
+    origin: int,
+    levels: NDArray[np.int64],
+    raw_bits: U8,
+    bases: NDArray[np.uint16],
+    two: bool,
+) -> tuple[NDArray[Any], U8]:
+    """Return ``values`` and ``levels`` of ContextTables.
+
+    Parameters
+    ----------
+    lookup, origin, raw_bits, bases
+        As in ContextTables.
+    levels : ndarray of shape (n_symbols,), dtype int64
+        Signed level of each symbol.
+    two : bool
+        Whether there are two quantisers.
+    """
+    n_symbols = levels.size
+    magnitudes = bases.astype(np.int64)
+    if two:
+        magnitudes = np.maximum(0, 2 * magnitudes - np.array([[[0]], [[1]]]))
+    signs = np.where(np.arange(n_symbols) % 2 == 1, 1, -1)
+    grid = np.zeros((2, 2, n_symbols), np.int64)  # by quantiser, flip and symbol
+    grid[: 2 if two else 1] = magnitudes * np.stack([signs, -signs])
+    places = grid + origin
+    wrong = (places < 0) | (places >= lookup.size)
+    values = np.zeros((2, 2, FLIP), lookup.dtype)
+    values[..., :n_symbols] = lookup[np.where(wrong, 0, places)]
+    codes = np.full((2, 2, FLIP), INVALID, np.uint8)
+    both = np.stack([levels, -levels]) + NO_LEVEL << 3
+    codes[..., :n_symbols] = both | np.where(raw_bits > 0, WIDE, np.where(wrong, INVALID, 0))
+    return values.reshape(-1), codes.reshape(-1)
 
 
 def table_slots(frequencies: NDArray[np.int64], precision: int) -> NDArray[np.uint32]:

@@ -65,6 +65,7 @@ KIND_PARENT = 9
 KIND_EXTENT = 10
 MAX_GAP_CHANGE = 128
 MAX_CLASS_NUMBER = 63
+NO_CLASS = -128  # of what is dead
 MAX_QUARTERS = 63
 MAX_TABLES = 127
 QUARTERS_EXPECTED = 24  # of a length in a table set, where nothing is known
@@ -177,14 +178,15 @@ def read_gaps(data: U8, state: SideState, n_first: int, largest: int, values: U6
 def read_classes(data: U8, state: SideState, first: int, numbers: I64) -> int:
     """Read numbers in unary, each under the set of contexts that the one before picks (spec 11.5).
 
-    The four sets of 16 contexts start at ``first``. Returns OK, or OUT_OF_RANGE if a number exceeds 63.
+    The four sets of 16 contexts start at ``first``. The numbers stand for NO_CLASS (0), and for 0, -1, 1,
+    -2, ... Returns OK, or OUT_OF_RANGE if one exceeds 63.
     """
     last = 0
     for at in range(numbers.size):
         value = read_unary(data, state, first + 16 * last, 16, MAX_CLASS_NUMBER)
         if value > MAX_CLASS_NUMBER:
             return OUT_OF_RANGE
-        numbers[at] = value
+        numbers[at] = (-(value // 2) if value % 2 == 0 else value // 2) if value else NO_CLASS
         last = min(value, 3)
     return OK
 
