@@ -284,8 +284,13 @@ class FrameReader:
         if ready is not None and ready[0] == number:
             return ready[1]
         if number not in self._table_sets:
-            stored = self._checked(self.directory.table_sets[number], what=f"table set {number}")
-            self._table_sets[number] = TableSet.from_bytes(bytes(stored))
+            record = self.directory.table_sets[number]
+            try:
+                stored = self._checked(record, what=f"table set {number}")
+                self._table_sets[number] = TableSet.from_bytes(bytes(stored))
+            except DecodeError as error:
+                error.offset, error.located = record.offset, True
+                raise
         table_set = replace(self._table_sets[number])
         self._ready_set = number, table_set
         return table_set

@@ -68,6 +68,7 @@ class DecodeError(DcompressError):
     """
 
     exit_code = 3
+    located = False  # whether the offset counts from the start of the frame, not yet from that of a chunk
 
     def __init__(
         self,

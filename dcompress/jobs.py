@@ -104,5 +104,7 @@ def located(record: TensorRecord, chunk: ChunkRecord, skipped: int = 0) -> Itera
         yield
     except DecodeError as error:
         error.tensor = record.name
-        error.offset = chunk.offset + skipped + (error.offset or 0)
+        if not error.located:
+            error.offset = chunk.offset + skipped + (error.offset or 0)
+            error.located = True
         raise

@@ -16,7 +16,17 @@ from dcompress.decode import open_frame
 from dcompress.errors import ChecksumError, CorruptError, LimitError
 from dcompress.limits import DecodeLimits
 from dcompress.stages import TensorData
-from tests.checks import Entry, Frame, assert_same, coded, flipped, frame_of, raises_rule, read_everything
+from tests.checks import (
+    Entry,
+    Frame,
+    assert_same,
+    coded,
+    error_of,
+    flipped,
+    frame_of,
+    raises_rule,
+    read_everything,
+)
 from tests.contexts import random_context
 
 F32 = DTYPE_BY_NAME["float32"]
@@ -101,8 +111,10 @@ def test_a_damaged_table_set_concerns_its_tensors_only():
             assert_same({name: reader.read_tensor(name)}, {name: tensors[name]})
         with raises_rule(ChecksumError, "CHK-01"):
             reader.read_tensor("a")
+        assert error_of(reader.read_tensor, "a").offset == at
         with pytest.raises(ChecksumError, match="table set 1"):
             reader.verify_sections()
+        assert error_of(reader.verify_sections).offset == at
     assert len(sets[1]) > 3
 
 
