@@ -171,16 +171,16 @@ class Labels(SharedCoder):
         """
         table, _, _ = self.decoding_tables(kernel)
         n_symbols = -(-n_words // self.block)
-        counts = lane_counts(n_symbols)
-        cursor = Cursor(chunk)
-        lanes = None if table is None else read_lanes(cursor, counts.size)
-        cursor.finish("LBL-01")  # before memory is taken for the symbols
         kind = _label_type(self.code.code_lengths.size)
-        if lanes is None:
+        cursor = Cursor(chunk)
+        if table is None:
+            cursor.finish("LBL-01")  # before memory is taken for symbols that take no bytes
             return np.full(n_symbols, self.code.lone_symbol, kind)
         symbols = np.empty(n_symbols, kind)
-        stream, ends, _ = lanes
+        counts = lane_counts(n_symbols)
+        stream, ends, _ = read_lanes(cursor, counts.size)
         check_status(kernel.decode_symbols(stream, ends, counts, table, symbols))
+        cursor.finish("LBL-01")
         return symbols
 
     def decode_labels(

@@ -171,28 +171,21 @@ class Planes(Coder):
         del first_word
         kernel = kernels.select(work)
         cursor = Cursor(chunk)
-        tables = self.decoding_tables(kernel)
-        counts = lane_counts(out.size)
-        stored: list[Any] = []
-        for constant, table in zip(self.constants, tables, strict=True):
-            if constant is not None:
-                stored.append(constant)
-            elif table is None:
-                stored.append(cursor.take(out.size))
-            else:
-                stored.append(read_lanes(cursor, counts.size))
-        cursor.finish("PLN-03")  # before memory is taken for the planes
+        if None not in self.constants:
+            cursor.finish("PLN-03")  # before memory is taken for planes that take no bytes
         planes = []
-        for part, constant, table in zip(stored, self.constants, tables, strict=True):
+        for constant, table in zip(self.constants, self.decoding_tables(kernel), strict=True):
             if constant is not None:
                 planes.append(np.full(out.size, constant, np.uint8))
             elif table is None:
-                planes.append(np.frombuffer(part, np.uint8))
+                planes.append(np.frombuffer(cursor.take(out.size), np.uint8))
             else:
+                counts = lane_counts(out.size)
+                stream, ends, _ = read_lanes(cursor, counts.size)
                 plane = np.empty(out.size, np.uint8)
-                stream, ends, _ = part
                 check_status(kernel.decode_symbols(stream, ends, counts, table, plane))
                 planes.append(plane)
+        cursor.finish("PLN-03")
         kernel.join_planes(planes, self.dtype.kind is WordKind.FLOAT, out)
         return None
 
