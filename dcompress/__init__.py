@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dcompress.calibration.collect import calibrate
+    from dcompress.calibration.record import Calibration
     from dcompress.errors import (
         ChecksumError,
         CorruptError,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
         UnsupportedTensorError,
     )
     from dcompress.limits import DecodeLimits
+    from dcompress.metric_search import search
     from dcompress.recipe import Recipe
     from dcompress.torch import (
         compress,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Calibration",
     "ChecksumError",
     "CorruptError",
     "DcompressError",
@@ -56,6 +60,7 @@ __all__ = [
     "UnsupportedError",
     "UnsupportedTensorError",
     "__version__",
+    "calibrate",
     "compress",
     "load",
     "load_file",
@@ -65,9 +70,11 @@ __all__ = [
     "save",
     "save_file",
     "save_model",
+    "search",
 ]
 
 _TORCH_NAMES = {
+    "calibrate",
     "compress",
     "load",
     "load_file",
@@ -77,8 +84,10 @@ _TORCH_NAMES = {
     "save",
     "save_file",
     "save_model",
+    "search",
 }
-_HOMES = {"DecodeLimits": "limits", "Recipe": "recipe"}
+_TORCH_HOMES = {"calibrate": "calibration.collect", "search": "metric_search"}
+_HOMES = {"Calibration": "calibration.record", "DecodeLimits": "limits", "Recipe": "recipe"}
 
 
 def __getattr__(name: str) -> Any:
@@ -87,7 +96,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'dcompress' has no attribute {name!r}")
     if name in _TORCH_NAMES:
         try:
-            home = import_module("dcompress.torch")
+            home = import_module(f"dcompress.{_TORCH_HOMES.get(name, 'torch')}")
         except ModuleNotFoundError as error:
             if error.name != "torch":
                 raise

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dcompress.recipe import Recipe
-from dcompress.search import Figures, Search
+from dcompress.step_search import Figures, Search
 
 __all__ = ["Curve", "spread", "trace_curve"]
 

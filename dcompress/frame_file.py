@@ -13,9 +13,9 @@ from dcompress.compression import levels_to_caller
 from dcompress.encode import EncodedFrame, encode_checkpoint
 from dcompress.errors import DcompressWarning, RecipeError
 from dcompress.recipe import Recipe
-from dcompress.search import describe_miss, encode_to_target
 from dcompress.settings import DEFAULT_EFFORT, check_effort
 from dcompress.stages import Checkpoint
+from dcompress.step_search import describe_miss, encode_to_target
 from dcompress.targets import make_target
 from dcompress.threads import usable_threads
 

@@ -60,7 +60,7 @@ class Recipe:
         Turns on rate-aware sharing, method "rate", for the whole model: every weight matrix and kernel is
         rounded to multiples of this step, and every other float tensor (biases, norms, statistics) to
         multiples of a finer step of its own. In place of ``bits``; rules and exclusions stay in force. It
-        holds for tensors of few values too. Targets (`dcompress.search`) find it.
+        holds for tensors of few values too. Targets (`dcompress.step_search`) find it.
     profile : {"full", "baseline"}
         What the file may ask of its reader: ``baseline`` keeps to what a small device has (small chunks, few
         values), at the price of some bytes.

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from dcompress.encode import EncodedFrame
     from dcompress.recipe import Recipe
     from dcompress.report import FileReport
-    from dcompress.step_search import Found
     from dcompress.stages import Checkpoint
+    from dcompress.step_search import Found
     from dcompress.targets import Target
 
 __all__ = ["encode"]
@@ -198,8 +198,8 @@ def _encode(
 ) -> tuple[EncodedFrame, Found | None]:
     """Encode, with a progress bar."""
     from dcompress.encode import encode_checkpoint
-    from dcompress.step_search import describe_miss, encode_to_target
     from dcompress.stages import tensor_specs
+    from dcompress.step_search import describe_miss, encode_to_target
 
     sizes = 0
     for name, (dtype, shape) in tensor_specs(checkpoint.tensors).items():

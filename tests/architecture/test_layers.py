@@ -13,6 +13,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "dcompress"
 
+# What runs a model to see what flows into its layers.
+_CALIBRATION = {
+    f"calibration.{name}"
+    for name in ("collect", "collector", "columns", "inventory", "readers", "recurrent", "restoring", "sums")
+}
+
 LAYERS = (
     # Numbers, errors, caps: standard library only.
     {"errors", "constants", "limits"},
@@ -53,14 +59,16 @@ LAYERS = (
     | {"container", "container.reader", "container.records", "container.writer"},
     # Frames in; policy, stages 1 and 2; model files of other kinds.
     {"decode", "jobs", "inspection"}
-    | {"recipe", "rules", "presets", "settings", "solve", "targets"}
+    | {"recipe", "rules", "presets", "settings", "solve", "crossing", "targets"}
     | {"floats", "prune", "kmeans", "share", "matrices", "prices", "rate", "rate_groups", "compression", "choice"}
     | {"grid", "views", "clusters", "modelling", "packing"}
-    | {"atomic", "safetensors_file", "npz_file", "torch_file", "checkpoint", "model_file"},
+    | {"atomic", "safetensors_file", "npz_file", "torch_file", "checkpoint", "model_file"}
+    | {"evaluation", "calibration", "calibration.moments", "calibration.record"}
+    | _CALIBRATION,
     # Frames out; open files.
-    {"encode", "search", "curve", "frame_file", "handle", "lazy", "rescue"},
+    {"encode", "step_search", "curve", "frame_file", "handle", "lazy", "rescue"},
     # Faces.
-    {"numpy", "torch", "train", "report", "compare", "cli", "__init__", "__main__"},
+    {"numpy", "torch", "metric_search", "train", "report", "compare", "cli", "__init__", "__main__"},
 )
 
 _CODERS = {"coding.base", "coding.huffman", "coding.lanes", "coding.range_coder", "coding.tables"}
@@ -115,21 +123,30 @@ SIBLINGS = {
     "npz_file": {"safetensors_file"},
     "torch_file": {"checkpoint", "npz_file", "safetensors_file"},
     "model_file": {"atomic", "npz_file", "safetensors_file", "torch_file"},
-    "search": {"encode"},
-    "curve": {"search"},
-    "frame_file": {"encode", "search"},
+    "step_search": {"encode"},
+    "curve": {"step_search"},
+    "frame_file": {"encode", "step_search"},
     "rescue": {"lazy"},
-    "__init__": {"torch"},
+    "calibration": {"calibration.moments", "calibration.record"},
+    "calibration.record": {"atomic", "calibration.moments", "safetensors_file"},
+    **{
+        name: _CALIBRATION
+        | {"calibration.moments", "calibration.record", "checkpoint", "safetensors_file"}
+        for name in _CALIBRATION
+    },
+    "metric_search": {"torch"},
+    "__init__": {"metric_search", "torch"},
     "__main__": {"cli"},
-    "train": {"train"},
+    "train": {"report", "train"},
     "cli": {"__init__", "cli", "compare", "report"},
 }
 
 # Who may import what from outside, beside the standard library.
 OUTSIDERS = {
-    "torch": {"checkpoint", "torch_file", "torch", "train"},
+    "torch": {"checkpoint", "evaluation", "metric_search", "torch_file", "torch", "train"} | _CALIBRATION,
+    "torch_pruning": {"train"},
     "torchao": {"train"},
-    "sklearn": {"share", "kmeans"},
+    "sklearn": {"share", "kmeans", "train"},
     "threadpoolctl": {"kmeans"},
     "numba": {
         f"kernels.jit_{name}"
@@ -138,12 +155,12 @@ OUTSIDERS = {
     "llvmlite": {"kernels.jit_symbols"},
     "click": {"cli"},
     "rich": {"cli"},
-    "matplotlib": {"cli"},
+    "matplotlib": {"cli", "train"},
     "tomli": {"recipe", "train"},
 }
-ONLY_WITHIN_FUNCTIONS = {"sklearn", "torchao", "threadpoolctl", "rich", "matplotlib"}
+ONLY_WITHIN_FUNCTIONS = {"sklearn", "torch_pruning", "torchao", "threadpoolctl", "rich", "matplotlib"}
 WITHOUT_NUMPY = LAYERS[0] | {
-    *("recipe", "rules", "presets", "settings", "solve", "targets", "cursor", "threads", "atomic")
+    *("recipe", "rules", "presets", "settings", "solve", "crossing", "targets", "cursor", "threads", "atomic")
 }
 
 # What a device needs to decode: NumPy alone, whatever a function may import when it is called.

@@ -19,8 +19,8 @@ from dcompress.inspection import read_receipt
 from dcompress.model_file import read_checkpoint
 from dcompress.presets import weights_of
 from dcompress.recipe import Recipe
-from dcompress.search import Search, encode_to_target
 from dcompress.stages import Checkpoint, tensor_specs
+from dcompress.step_search import Search, encode_to_target
 from dcompress.targets import TARGET_KINDS, Target
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"

@@ -175,6 +175,18 @@ class Search:
         recipe = dataclasses.replace(self.recipe, preset="lossless", rules=rules, step=None)
         return self.try_recipe(dataclasses.replace(recipe, slope=None, states=None))
 
+    def places(self, quality: float) -> tuple[float, tuple[float, float]]:
+        """Return where by theory a quality in dB is, and the bounds: logarithms of base 2 of steps.
+
+        Raises
+        ------
+        RecipeError
+            The model has no weights to quantise.
+        """
+        target = Target("quality", quality)
+        bounds = self._bounds(target)
+        return self._guess(target, bounds)[0], bounds
+
     def approach(self, quality: float, slack: float) -> Figures:
         """Return the figures of the step that comes nearest to a quality, on either side of it.
 
@@ -211,12 +223,7 @@ class Search:
 
     def _solve(self, target: Target, window: tuple[float, float]) -> tuple[float, EncodedFrame] | None:
         """Try steps until one is in a window; return step and frame of the best, unless it is an old one."""
-        largest = [matrix.largest for matrix in self._matrices if matrix.free and matrix.largest]
-        if not largest:
-            raise RecipeError(
-                f"{target} cannot be aimed at: the model has no matrix or kernel that is free to be "
-                "quantised (not excluded, not lossless, without a step of its own, finite, not all zero)"
-            )
+        bounds = self._bounds(target)
         kept: tuple[float, EncodedFrame] | None = None
 
         def measure(place: float) -> float:
@@ -227,12 +234,21 @@ class Search:
                 kept = step, frame
             return self._level(target, self.trials[step])
 
-        # At the finest every tensor is exact, as its step cannot be held; at the coarsest all is zero.
-        bounds = math.log2(min(largest) / MAX_STEPS / 4), math.log2(4 * max(largest))
         known = [(math.log2(step), self._level(target, trial)) for step, trial in self.trials.items()]
         start, slope = self._guess(target, bounds)
         solve(measure, start, slope, bounds, window, known)
         return kept
+
+    def _bounds(self, aim: object) -> tuple[float, float]:
+        """Return the finest and the coarsest step worth a trial, as logarithms of base 2."""
+        largest = [matrix.largest for matrix in self._matrices if matrix.free and matrix.largest]
+        if not largest:
+            raise RecipeError(
+                f"{aim} cannot be aimed at: the model has no matrix or kernel that is free to be "
+                "quantised (not excluded, not lossless, without a step of its own, finite, not all zero)"
+            )
+        # At the finest every tensor is exact, as its step cannot be held; at the coarsest all is zero.
+        return math.log2(min(largest) / MAX_STEPS / 4), math.log2(4 * max(largest))
 
     def _level(self, target: Target, figures: Figures) -> float:
         """Return what falls with a coarser step: the quality, or the size in octaves above its limit."""
