@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dcompress.constants import DType, WordKind
 from dcompress.decibels import to_decibels
-from dcompress.floats import blocks
+from dcompress.floats import blocks, energy
 from dcompress.stages import TensorData, Words
 
 __all__ = ["Difference", "compare_tensors", "to_values"]
@@ -92,11 +92,11 @@ def compare_tensors(first: TensorData, second: TensorData) -> Difference:
         for part in blocks(first.words.size):
             values = to_values(first.words[part], first.dtype)
             finite = values[np.isfinite(values)]
-            signal += float(finite @ finite)
+            signal += energy(finite)
             errors = _errors(first, second, part)
             n_different += int(np.count_nonzero(errors))
             max_error = max(max_error, float(errors.max(initial=0.0)))
-            noise += float(errors @ errors)
+            noise += energy(errors)
     return Difference(False, True, n_different, max_error, signal, noise)
 
 

@@ -22,7 +22,7 @@ from dcompress.constants import PREAMBLE_BYTES, SECTION_RECEIPT, SECTION_TORCH
 from dcompress.container.writer import CodedTensor, Section, write_head
 from dcompress.decibels import to_decibels
 from dcompress.errors import EncodeError
-from dcompress.floats import SHAREABLE, blocks, widen
+from dcompress.floats import SHAREABLE, blocks, energy, widen
 from dcompress.limits import DecodeLimits
 from dcompress.packing import (
     GROUP_WORDS,
@@ -282,9 +282,9 @@ def measure_error(original: TensorData, tensor: TensorData | SharedTensor) -> tu
     for part in blocks(original.words.size):
         before = widen(original.words[part], original.dtype).astype(np.float64)
         after = widen(words_of(part.start, part.stop), original.dtype)
-        signal += float(before @ before)
+        signal += energy(before)
         before -= after
-        noise += float(before @ before)
+        noise += energy(before)
     return signal, noise
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dcompress.constants import DType
 from dcompress.stages import Words
 
-__all__ = ["SHAREABLE", "FloatArray", "blocks", "count_nonfinite", "narrow", "widen"]
+__all__ = ["SHAREABLE", "FloatArray", "blocks", "count_nonfinite", "energy", "narrow", "widen"]
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -24,6 +24,11 @@ SHAREABLE = {
 }
 
 _BLOCK = 1 << 18  # elements worked on at once: temporaries stay in the cache
+
+
+def energy(values: NDArray[np.float64]) -> float:
+    """Return the sum of squares: without BLAS, whose last bits depend on its threads."""
+    return float(np.square(values).sum())
 
 
 def blocks(n: int) -> Iterator[slice]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dcompress.errors import RecipeError
-from dcompress.floats import blocks, count_nonfinite, widen
+from dcompress.floats import blocks, count_nonfinite, energy, widen
 from dcompress.stages import Checkpoint, TensorData
 
 __all__ = ["Matrix", "hold", "measure_matrix"]
@@ -54,12 +54,12 @@ def measure_matrix(name: str, tensor: TensorData, free: bool) -> Matrix:
     n_weights = tensor.words.size
     if count_nonfinite(tensor.words, tensor.dtype):
         return Matrix(n_weights, 0.0, 0.0, False)
-    energy = largest = 0.0
+    total = largest = 0.0
     for part in blocks(n_weights):
         values = widen(tensor.words[part], tensor.dtype).astype(np.float64)
         largest = max(largest, float(np.abs(values).max()))
         if largest < _LARGEST:
-            energy += float(values @ values)
+            total += energy(values)
     if largest and not _SMALLEST < largest < _LARGEST:
         if free:
             raise RecipeError(
@@ -67,4 +67,4 @@ def measure_matrix(name: str, tensor: TensorData, free: bool) -> Matrix:
             )
         return Matrix(n_weights, 0.0, 0.0, False)
     sample = np.unique(tensor.words[:: max(1, n_weights // _SAMPLE)])
-    return Matrix(n_weights, energy, largest, free, n_weights > _SAMPLE and 4 * sample.size < _SAMPLE)
+    return Matrix(n_weights, total, largest, free, n_weights > _SAMPLE and 4 * sample.size < _SAMPLE)

@@ -25,10 +25,10 @@ from dcompress.coding.context import (
     grid_symbols,
 )
 from dcompress.coding.symbols import N_SYMBOLS, SYMBOL_RAW_BITS
-from dcompress.coding.table_set import CANONICAL, TableSet
+from dcompress.coding.table_set import CANONICAL, PLACES, TURNED, TableSet
 from dcompress.grid import GridTensor, neighbourhood_of
 from dcompress.prices import Placed, Prices
-from dcompress.views import PLACES, TURNED, Candidate, View, canonical_view
+from dcompress.views import Candidate, View, canonical_view
 
 __all__ = ["ContextModel", "first_classes", "fit_contexts", "fitted_prices"]
 

@@ -10,29 +10,13 @@ from numpy.typing import NDArray
 
 from dcompress.coding.context import Geometry, Neighbourhood, flipped, grid_symbols, lanes_of
 from dcompress.coding.symbols import N_SYMBOLS
-from dcompress.coding.table_set import CANONICAL
+from dcompress.coding.table_set import CANONICAL, PLACES, TURNED
 from dcompress.grid import GridTensor, neighbourhood_of
-from dcompress.kernels.reference_context import NO_LEVEL
 
-__all__ = ["PLACES", "TURNED", "Candidate", "View", "canonical_view"]
+__all__ = ["Candidate", "View", "canonical_view"]
 
 _SAMPLE = 1024  # words of a row or column by which its class is found
 _KEPT_WORDS = 1 << 22  # of a tensor, up to which its views are kept
-
-
-def _canonical() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return, by pair of levels (left * 8 + far), which canonical pair it is, and whether signs turn."""
-    places = np.zeros(64, np.uint8)
-    turned = np.zeros(64, np.bool_)
-    for place, (left, far) in enumerate(CANONICAL):
-        places[(NO_LEVEL + left) * 8 + NO_LEVEL + far] = place
-        if left or far:
-            places[(NO_LEVEL - left) * 8 + NO_LEVEL - far] = place
-            turned[(NO_LEVEL - left) * 8 + NO_LEVEL - far] = True
-    return places, turned
-
-
-PLACES, TURNED = _canonical()
 
 
 _EITHER = np.zeros(256, np.uint8)  # by 128 * turned + symbol

@@ -54,7 +54,8 @@ _KIND_STATES = 17
 _KIND_DISTANCE = 18
 _KIND_THRESHOLD = 19
 _KIND_BASE = 20
-_NO_CONTEXTS = np.zeros(256, np.uint8)  # beyond the last, where a kernel may look
+# Beyond the last context: levels with INVALID reach 143 further until a kernel looks at them.
+_NO_CONTEXTS = np.zeros(256, np.uint8)
 _FAULTS = {
     SHORT: ("context-coded words run out", "CTX-04"),
     SURPLUS: ("context-coded words left over", "CTX-05"),

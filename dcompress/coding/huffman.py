@@ -34,6 +34,11 @@ def optimal_lengths(counts: NDArray[np.int64], limit: int = MAX_CODE_LENGTH) -> 
     code_lengths : ndarray of shape (n_symbols,), dtype uint8
         0 = unused. A single used symbol gets length 1.
 
+    Raises
+    ------
+    ValueError
+        There are more used symbols than codes of that length.
+
     Notes
     -----
     Package-merge (Larmore and Hirschberg 1990). Integers only, ties by symbol number: deterministic.
@@ -45,6 +50,8 @@ def optimal_lengths(counts: NDArray[np.int64], limit: int = MAX_CODE_LENGTH) -> 
     """
     code_lengths = np.zeros(counts.size, np.uint8)
     used = np.flatnonzero(counts)
+    if used.size > 1 << limit:
+        raise ValueError(f"{used.size} symbols have no code of at most {limit} bits")
     if used.size <= 1:
         code_lengths[used] = 1
         return code_lengths

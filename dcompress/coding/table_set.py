@@ -36,7 +36,9 @@ __all__ = [
     "MAX_LENGTH",
     "MAX_TABLES",
     "N_LEVELS",
+    "PLACES",
     "PRECISIONS",
+    "TURNED",
     "TableSet",
     "frequencies_of",
 ]
@@ -54,16 +56,16 @@ CANONICAL = tuple(
 )
 
 
-def _levels() -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+def _levels() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Return, by levels, the place in CANONICAL, and whether all signs have to be turned round for it."""
-    places, is_flipped = np.zeros((8, 8), np.intp), np.zeros((8, 8), np.bool_)
+    places, is_flipped = np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.bool_)
     for place, (left, far) in enumerate(CANONICAL):
         places[NO_LEVEL + left, NO_LEVEL + far] = places[NO_LEVEL - left, NO_LEVEL - far] = place
         is_flipped[NO_LEVEL - left, NO_LEVEL - far] = left > 0 or far > 0
     return places.reshape(-1), is_flipped.reshape(-1)
 
 
-_PLACES, _FLIPPED = _levels()
+PLACES, TURNED = _levels()  # by level to the left * 8 + level farther left, each plus NO_LEVEL
 _KIND_SIZE = 8
 
 
@@ -152,8 +154,8 @@ class TableSet:
     @cached_property
     def _contexts(self) -> NDArray[np.uint8]:
         """Table, with FLIP, by quantiser, class and levels."""
-        tables = np.moveaxis(self.choice, 1, 2)[..., _PLACES]
-        return np.where(_FLIPPED, tables | np.uint8(FLIP), tables)
+        tables = np.moveaxis(self.choice, 1, 2)[..., PLACES]
+        return np.where(TURNED, tables | np.uint8(FLIP), tables)
 
     def contexts(self, low: int, high: int) -> NDArray[np.uint8]:
         """Return table, with FLIP, by quantiser, sum of classes and levels.

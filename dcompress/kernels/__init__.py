@@ -10,6 +10,7 @@ import os
 from importlib import util
 from types import ModuleType
 
+from dcompress.errors import DcompressError
 from dcompress.kernels import reference
 
 __all__ = ["JIT_MIN_WORK", "expect", "select"]
@@ -39,15 +40,25 @@ def select(work: int) -> ModuleType:
     -------
     module
         ``reference`` or ``jit``. ``DCOMPRESS_KERNELS=numpy`` or ``=numba`` overrides the choice; without
-        Numba it is always ``reference``. Once Numba kernels are loaded they serve every size.
+        Numba it is ``reference``. Once Numba kernels are loaded they serve every size.
+
+    Raises
+    ------
+    DcompressError
+        ``DCOMPRESS_KERNELS`` is something else, or asks for Numba where there is none.
     """
     choice = os.environ.get("DCOMPRESS_KERNELS", "")
     if choice == "numpy":
         return reference
+    if choice not in ("", "numba"):
+        raise DcompressError(f"DCOMPRESS_KERNELS is {choice!r}: it may be numpy, or numba, or not set")
     if _loaded:
         return _loaded[0]
-    small = max(work, _expected[0]) < JIT_MIN_WORK
-    if choice != "numba" and (small or util.find_spec("numba") is None):
+    if not choice and max(work, _expected[0]) < JIT_MIN_WORK:
+        return reference
+    if util.find_spec("numba") is None:
+        if choice:
+            raise DcompressError("DCOMPRESS_KERNELS asks for Numba, which is missing: pip install numba")
         return reference
     from dcompress.kernels import jit
 

@@ -240,8 +240,7 @@ def package_merge(counts, limit):
             else:
                 merged[at] = packages[package]
                 package += 1
-            if at + 1 < 2 * n:
-                leaf_counts[depth, at + 1] = leaf
+            leaf_counts[depth, at + 1] = leaf
         n_packages = (n + n_packages) // 2
         for at in range(n_packages):
             packages[at] = merged[2 * at] + merged[2 * at + 1]

@@ -41,7 +41,9 @@ WIDE = 64  # in a level: the symbol has raw bits, and its label is found when th
 LEVEL_STRIDE = 64  # contexts of one class and quantiser: level to the left * 8 + the other one
 LOWEST_STATE = 1 << 16
 _BLOCK = 1 << 16
-PADDING_WORDS = 40  # words beyond the end that a kernel may look at
+# Words beyond the end that a kernel may look at: eight lanes take up to two each before it looks where they
+# are, and leaves rows that have gone wrong.
+PADDING_WORDS = 40
 
 U8 = NDArray[np.uint8]
 U64 = NDArray[np.uint64]

@@ -230,3 +230,9 @@ def test_illegal_lengths_are_named_by_their_rule(lengths, rule):
 def test_the_largest_codes_are_legal():
     HuffmanCode(np.full(MAX_ALPHABET, 12, np.uint8)).check()
     HuffmanCode(np.array([*range(1, MAX_CODE_LENGTH), MAX_CODE_LENGTH, MAX_CODE_LENGTH], np.uint8)).check()
+
+
+def test_too_many_symbols_for_a_limit():
+    assert optimal_lengths(np.ones(8, np.int64), 3).tolist() == [3] * 8
+    with pytest.raises(ValueError, match="9 symbols have no code of at most 3 bits"):
+        optimal_lengths(np.ones(9, np.int64), 3)

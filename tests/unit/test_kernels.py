@@ -6,6 +6,7 @@ import pytest
 from dcompress import kernels
 from dcompress.coding.huffman import HuffmanCode
 from dcompress.coding.lanes import lane_counts
+from dcompress.errors import DcompressError
 from dcompress.kernels import reference
 from tests.checks import Guarded
 from tests.strategies import complete_lengths
@@ -372,3 +373,14 @@ def test_only_the_low_bits_of_a_value_are_packed(kernel):
     packed = kernel.pack_bits(values, np.array([3, 4, 0, 56], np.uint8))
     want = "111" + "0101" + "0" * 55 + "1" + "0"
     assert "".join(f"{byte:08b}" for byte in packed.tolist()) == want
+
+
+def test_only_kernels_that_exist_can_be_asked_for(monkeypatch):
+    monkeypatch.setenv("DCOMPRESS_KERNELS", "nmuba")
+    with pytest.raises(DcompressError, match="'nmuba': it may be numpy, or numba"):
+        kernels.select(0)
+    monkeypatch.setenv("DCOMPRESS_KERNELS", "numba")
+    monkeypatch.setattr(kernels, "_loaded", [])
+    monkeypatch.setattr(kernels.util, "find_spec", lambda name: None)
+    with pytest.raises(DcompressError, match="pip install numba"):
+        kernels.select(0)

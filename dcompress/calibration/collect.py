@@ -1,0 +1,163 @@
+"""Run a model on a few batches, and add up what flows into its layers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sized
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dcompress.calibration.collector import Collector
+from dcompress.calibration.inventory import take_inventory, unwrapped
+from dcompress.calibration.record import Calibration
+from dcompress.calibration.restoring import as_it_was
+from dcompress.errors import DcompressWarning, EncodeError
+from dcompress.safetensors_file import listed
+
+__all__ = ["calibrate"]
+
+Forward = Callable[[Any, Any], Any]
+Progress = Callable[[int, "int | None"], None]
+
+
+def calibrate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    forward: Forward | None = None,
+    loss: Forward | None = None,
+    progress: Progress | None = None,
+    max_columns: int = 4096,
+    holdout: int = 5,
+) -> Calibration:
+    """Return what flows into the layers of a model, summed over some batches.
+
+    The model runs in evaluation mode, without gradients, and is left as it was, also if something fails:
+    hooks, modes, buffers, and torch's random numbers.
+
+    Parameters
+    ----------
+    model : Module
+        Any; of one that is compiled or data-parallel, the plain one inside runs. What is read: linear
+        and bilinear layers, convolutions and transposed ones, embeddings and bags, recurrent layers and
+        cells, `torch.nn.MultiheadAttention`, and weights that are used directly in ``linear``,
+        ``embedding`` and products like ``x @ weight``.
+    batches : iterable
+        A few hundred samples like those of training. A batch is a tensor; a tuple or list, of which the
+        first entry is the model's input and the others, such as labels, are left; or a dict of keyword
+        arguments. Tensors are moved to the model's device.
+    forward : callable, optional
+        Called with the model and a batch as it is, if the batches are anything else.
+    loss : callable, optional
+        Called like ``forward``, and instead of it; returns a number to differentiate, summed over the
+        samples of the batch. Gives `Moments.influence` of linear layers and convolutions, and takes as much
+        memory as training.
+    progress : callable, optional
+        Called after each batch with the number of batches done, and of all, or None if that is unknown.
+    max_columns : int
+        Layers with more inputs get blocks along the diagonal of at most this size instead of one matrix:
+        memory is at most 4 ``max_columns`` bytes for each input of a layer, twice if batches are held out
+        (double that while collecting, for layers of up to 1,024 inputs).
+    holdout : int
+        Every so many batches, one is held out; 0: none.
+
+    Returns
+    -------
+    calibration : Calibration
+        By parameter. The same model, batches and threads give the same bits.
+
+    Raises
+    ------
+    EncodeError
+        No batches; inputs of a layer that are NaN or infinite, with layer and batch named; nothing to read.
+
+    Warns
+    -----
+    DcompressWarning
+        Weights with two dimensions or more of which nothing is known; `Calibration.skipped` says why.
+    """
+    given: object = model
+    if not isinstance(given, nn.Module):
+        raise EncodeError(f"a torch module is wanted, not {type(given).__name__}")
+    if isinstance(batches, (Tensor, Mapping, str, bytes)) or not isinstance(batches, Iterable):
+        raise EncodeError(
+            f"batches must be an iterable of them, a list or a DataLoader, not {type(batches).__name__}"
+        )
+    for name, value, least in (("max_columns", max_columns, 1), ("holdout", holdout, 0)):
+        if type(value) is not int or value < least:
+            raise EncodeError(f"{name} must be an integer of at least {least}, not {value!r}")
+    if holdout == 1:
+        raise EncodeError("holdout of 1 would hold out every batch")
+    if forward is not None and loss is not None:
+        raise EncodeError("loss runs the model itself: leave forward out")
+    plain = unwrapped(model)
+    collector = Collector(plain, take_inventory(plain), max_columns)
+    n_all = len(batches) if isinstance(batches, Sized) else None
+    n_batches = n_holdout = 0
+    with as_it_was(plain), collector.watching():
+        for batch in batches:
+            held_out = bool(holdout) and n_batches % holdout == holdout - 1
+            n_holdout += held_out
+            collector.begin(n_batches, held_out)
+            if loss is None:
+                _run(plain, batch, forward)
+            else:
+                _differentiate(plain, batch, loss)
+            n_batches += 1
+            if progress is not None:
+                progress(n_batches, n_all)
+    if not n_batches:
+        raise EncodeError("there are no batches: nothing can be calibrated")
+    calibration = collector.finish(n_batches, n_holdout)
+    if not len(calibration):
+        raise EncodeError(f"no layer of the model could be read: {_reasons(calibration.skipped)}")
+    if calibration.skipped:
+        warnings.warn(
+            f"no statistics of {_reasons(calibration.skipped)}; these are encoded without",
+            DcompressWarning,
+            stacklevel=2,
+        )
+    return calibration
+
+
+def _reasons(skipped: Mapping[str, str]) -> str:
+    """Return names by reason, in one line."""
+    names: dict[str, list[str]] = {}
+    for name, reason in skipped.items():
+        names.setdefault(reason, []).append(name)
+    return "; ".join(f"{listed(some)} ({reason})" for reason, some in names.items()) or "it has no matrices"
+
+
+def _run(model: nn.Module, batch: Any, forward: Forward | None) -> None:
+    """Run the model on one batch."""
+    if forward is not None:
+        forward(model, batch)
+        return
+    device = next((one.device for one in [*model.parameters(), *model.buffers()]), None)
+    if isinstance(batch, Mapping):
+        model(**{name: _moved(value, device) for name, value in batch.items()})
+    elif isinstance(batch, (tuple, list)) and not hasattr(batch, "batch_sizes"):
+        if not batch:
+            raise EncodeError("a batch is an empty tuple or list")
+        model(_moved(batch[0], device))
+    else:
+        model(_moved(batch, device))
+
+
+def _differentiate(model: nn.Module, batch: Any, loss: Forward) -> None:
+    """Run the model and its loss backwards; hooks at the outputs see the gradients, parameters do not."""
+    parameters = [one for one in model.parameters() if one.is_floating_point()]
+    with torch.enable_grad():
+        for one in parameters:
+            one.requires_grad_(True)
+        value = loss(model, batch)
+        if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+            raise EncodeError("loss must return one number as a tensor that depends on the model's weights")
+        torch.autograd.grad(value.sum(), parameters, allow_unused=True)
+
+
+def _moved(value: Any, device: torch.device | None) -> Any:
+    """Return a value on the model's device, if it can be moved at all."""
+    return value.to(device) if device is not None and hasattr(value, "to") else value
