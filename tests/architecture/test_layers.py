@@ -60,7 +60,8 @@ LAYERS = (
     # Frames in; policy, stages 1 and 2; model files of other kinds.
     {"decode", "jobs", "inspection"}
     | {"recipe", "rules", "presets", "settings", "solve", "crossing", "targets"}
-    | {"floats", "prune", "kmeans", "share", "matrices", "prices", "rate", "rate_groups", "compression", "choice"}
+    | {"floats", "prune", "kmeans", "share", "matrices", "prices", "rate", "rate_groups"}
+    | {"compression", "choice"}
     | {"grid", "views", "clusters", "modelling", "packing"}
     | {"atomic", "safetensors_file", "npz_file", "torch_file", "checkpoint", "model_file"}
     | {"evaluation", "calibration", "calibration.moments", "calibration.record"}
@@ -130,8 +131,7 @@ SIBLINGS = {
     "calibration": {"calibration.moments", "calibration.record"},
     "calibration.record": {"atomic", "calibration.moments", "safetensors_file"},
     **{
-        name: _CALIBRATION
-        | {"calibration.moments", "calibration.record", "checkpoint", "safetensors_file"}
+        name: _CALIBRATION | {"calibration.moments", "calibration.record", "checkpoint", "safetensors_file"}
         for name in _CALIBRATION
     },
     "metric_search": {"torch"},
