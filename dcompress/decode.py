@@ -215,12 +215,16 @@ class FrameReader:
                 return self._section_bytes(section)
         return None
 
+    def verify_ancillary(self) -> None:
+        """Check every ancillary section, known or not."""
+        for section in self.directory.sections:
+            self._section_bytes(section)
+
     def verify_sections(self) -> None:
         """Check every table set, used or not, and every ancillary section, known or not."""
         for number in range(len(self.directory.table_sets)):
             self._table_set(number)
-        for section in self.directory.sections:
-            self._section_bytes(section)
+        self.verify_ancillary()
 
     def _section_bytes(self, section: SectionRecord) -> bytes:
         if section.n_bytes > self.limits.max_section_bytes:

@@ -27,8 +27,10 @@ def rows_shift(geometry: Geometry, profile: Profile = FULL) -> int:
     """Return the chunk shift in rows, 0 if the tensor is one chunk, or little more."""
     n_words = geometry.n_rows * geometry.row_words
     if profile.chunk_words is not None:
-        within = profile.chunk_words // max(1, geometry.row_words)
-        return 0 if n_words <= profile.chunk_words else within.bit_length() - 1
+        # Rows so long that four of them are no chunk are none of the context coder's: see `fits_grid`.
+        within = max(4, profile.chunk_words // max(1, geometry.row_words))
+        shift = within.bit_length() - 1
+        return shift if n_words > profile.chunk_words and geometry.n_rows > 1 << shift else 0
     if 2 * geometry.n_rows * geometry.row_words <= 3 * _CHUNK_WORDS:
         return 0
     shift = max(3, int(np.ceil(np.log2(_CHUNK_WORDS / geometry.row_words))) if geometry.row_words else 3)

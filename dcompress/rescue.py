@@ -86,6 +86,9 @@ def salvage_checkpoint(
     damages = [] if reader.damage is None else [reader.damage]
     extra, damage = _read_extra(reader)
     damages += [] if damage is None else [damage]
+    if reader.damage is None and damage is None:  # nothing is told twice
+        damage = find_damage(reader.verify_ancillary)
+        damages += [] if damage is None else [damage]
     sound: dict[str, TensorData | None] = {}
     for home in dict.fromkeys(homes.values()):
         try:

@@ -21,6 +21,7 @@ __all__ = [
     "fold",
     "noise",
     "pack_words",
+    "read_varint",
     "u32",
     "varint",
     "write_lengths",
@@ -75,6 +76,16 @@ def varint(value: int, n_bytes: int = 0) -> bytes:
         groups.append(value & 127)
     groups += [0] * (n_bytes - len(groups))
     return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
+
+
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return the varint at a place, and where it ends."""
+    value = shift = 0
+    while True:
+        value |= (data[at] & 127) << shift
+        at, shift = at + 1, shift + 7
+        if data[at - 1] < 128:
+            return value, at
 
 
 def u32(value: int) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vector_book import Book
-from vector_bytes import noise, varint
+from vector_bytes import noise, read_varint, varint
 from vector_coders import Tensor, fixed, labels, planes, raw, runs, split
 from vector_frames import Frame
 from vector_invalid import BOOK, WORDS, Invalid
@@ -92,6 +92,21 @@ def _plain() -> Iterator[Invalid]:
     yield Invalid("FIX-03", "label-1-of-one", "takes the one bit for padding", with_body(zero, b"\x10"))
 
 
+def _longer_lanes(block: int, dtype: str, values: list[int], n_words: int) -> Frame:
+    """Return a frame of blocks in four lanes, each with 32 bytes more than its symbols take."""
+    words = [values[k % 2] for k in range(n_words)]
+    tensor = labels("a", dtype, (n_words,), words, Book([values], False), block, [block] * 2**block)
+    sizes, at = [], 0
+    for _ in range(4):
+        size, at = read_varint(tensor.bodies[0], at)
+        sizes.append(size)
+    lanes = b""
+    for size in sizes:
+        lanes += tensor.bodies[0][at : at + size] + bytes(32)
+        at += size
+    return with_body(tensor, b"".join(varint(size + 32) for size in sizes) + lanes)
+
+
 def _streams() -> Iterator[Invalid]:
     tensor = labels("a", "uint8", (12,), WORDS, BOOK, lengths=[1, 2, 3, 3])
     body = tensor.bodies[0]
@@ -116,6 +131,18 @@ def _streams() -> Iterator[Invalid]:
     )
     yield Invalid("STR-03", "last-bit", "stops at the last symbol", with_body(tensor, _flip(body, -1, 1)))
     blocks = labels("a", "uint8", (12,), WORDS, BOOK, 5)
+    yield Invalid(
+        "STR-02",
+        "blocks-in-4-lanes",
+        "stores the last block whole, beyond the chunk, while there are bytes left",
+        _longer_lanes(2, "float32", [0x3F800000, 0x40000000], 2079),
+    )
+    yield Invalid(
+        "STR-02",
+        "long-blocks-in-4-lanes",
+        "stores the last block whole, beyond the chunk, while there are bytes left",
+        _longer_lanes(8, "float64", [0x4141414141414141, 0x4242424242424242], 8313),
+    )
     yield Invalid(
         "STR-02",
         "blocks",

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from dcompress.errors import RecipeError
+from dcompress.presets import PRESETS
 from dcompress.recipe import Recipe
 from dcompress.settings import near
 from dcompress.train.settings import PenaltyStage, PruneStage, QuantizeStage, ShareStage, Stage
@@ -106,6 +107,10 @@ class TrainRecipe:
         if isinstance(recipe, Mapping):
             return cls.from_dict(recipe)
         if isinstance(recipe, (str, Path)):
+            if str(recipe) in PRESETS:
+                raise RecipeError(
+                    f"preset {str(recipe)!r} says nothing of training: give stages, or a TOML file"
+                )
             return cls.from_toml(Path(recipe))
         stages = (recipe,) if isinstance(recipe, Stage) else tuple(recipe)
         for stage in stages:

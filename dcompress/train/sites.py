@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -75,6 +75,15 @@ class Site:
         return cast("Tensor", parametrizations[self.attribute].original)
 
 
+def _weights_first(stage: Stage, found: list[str], weights: Container[str]) -> list[str]:
+    """Return the matrices and kernels that a glob matches; without any, or of a name, what it matches.
+
+    So "*.weight" leaves the scales of norms alone, as the patterns of `dcz encode` do.
+    """
+    is_glob = any(sign in stage.pattern for sign in "*?[")
+    return [name for name in found if name in weights] or found if is_glob else found
+
+
 def find_sites(
     model: nn.Module, stages: Sequence[Stage], masks: Mapping[str, Tensor]
 ) -> tuple[dict[str, Site], list[list[str]]]:
@@ -104,7 +113,12 @@ def find_sites(
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     names = [_plain_name(model, name) for name in parameters]
-    matched = [match(stage, names) for stage in stages]
+    weights = {
+        name
+        for name, parameter in zip(names, parameters.values(), strict=True)
+        if sum(size > 1 for size in parameter.shape) > 1
+    }
+    matched = [_weights_first(stage, match(stage, names), weights) for stage in stages]
     for name in masks:
         if name not in names:
             raise RecipeError(f"masks: the model has no parameter {name!r}")

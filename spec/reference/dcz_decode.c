@@ -12,13 +12,24 @@
  */
 #include "dcz_decode.h"
 
-/* Lanes are independent numbers in registers; gcc -O3 would gather them into vectors, and be slower by half. */
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("no-tree-slp-vectorize")
-#endif
-
 #if !defined(DCZ_SMALL) && defined(__OPTIMIZE_SIZE__)
 #define DCZ_SMALL
+#endif
+
+#if defined(__SSE2__) && !defined(DCZ_SMALL) /* of the compiler, for the checksums */
+#include <emmintrin.h>
+#define HAS_SSE2 1
+#endif
+
+/* Lanes are independent numbers in registers; gcc -O3 would gather them into vectors, and be slower by half.
+ * A function that is called once or is short need not be smaller inlined: only those are that say so. */
+#if defined(__GNUC__) && !defined(__clang__)
+#ifdef DCZ_SMALL
+#pragma GCC optimize("no-inline", "no-thread-jumps", "no-tree-dominator-opts", "no-move-loop-invariants")
+#pragma GCC optimize("no-caller-saves", "no-tree-sra", "no-tree-loop-im")
+#else
+#pragma GCC optimize("no-tree-slp-vectorize")
+#endif
 #endif
 
 #if defined(__BYTE_ORDER__) && defined(__ORDER_LITTLE_ENDIAN__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
@@ -39,6 +50,16 @@
 #else
 #define INLINE static inline
 #endif
+#if defined(__GNUC__) /* shorter than a call */
+#define TINY static inline __attribute__((always_inline))
+#else
+#define TINY static inline
+#endif
+#ifdef DCZ_SMALL /* smaller in its place than apart */
+#define ONCE TINY
+#else
+#define ONCE static
+#endif
 
 /* Return the code of a call that failed. */
 #define TRY(call)                              \
@@ -48,6 +69,16 @@
             return code_of_call;               \
         }                                      \
     } while (0)
+
+/* What is kept for a slot of a table: the symbol, and where room is no matter also its
+ * frequency << 12 and the offset of the slot in it. */
+#ifdef DCZ_SMALL
+typedef uint8_t dcz_slot;
+enum { SYMBOL_SHIFT = 0 };
+#else
+typedef dcz_u32 dcz_slot;
+enum { SYMBOL_SHIFT = 25 };
+#endif
 
 enum { N_SIDE_CONTEXTS = 2288, MAX_SYMBOLS = 4096, TABLE_SYMBOLS = 87, TABLE_STRIDE = 88, N_PAIRS = 25 };
 
@@ -64,6 +95,15 @@ typedef struct cursor {
     size_t size, at;
     dcz_code error; /* the first one; what is read after it is 0 */
 } cursor;
+
+static cursor cursor_of(const uint8_t *data, size_t size) {
+    cursor c;
+    c.data = data;
+    c.size = size;
+    c.at = 0;
+    c.error = DCZ_OK;
+    return c;
+}
 
 static uint64_t fail_cursor(cursor *c, dcz_code code) {
     if (c->error == DCZ_OK) {
@@ -114,9 +154,9 @@ static const uint8_t *take(cursor *c, uint64_t n_bytes) {
     return c->data + (c->at - (size_t)n_bytes);
 }
 
-INLINE uint32_t load_u16(const uint8_t *p) { return (uint32_t)(p[0] | p[1] << 8); }
+TINY uint32_t load_u16(const uint8_t *p) { return (uint32_t)(p[0] | p[1] << 8); }
 
-INLINE uint32_t load_u32(const uint8_t *p) {
+TINY uint32_t load_u32(const uint8_t *p) {
 #if LITTLE_ENDIAN_HOST
     uint32_t value;
     memcpy(&value, p, 4);
@@ -184,8 +224,8 @@ static bits bits_of(const uint8_t *data, size_t size) {
 /* ---- Checksums are defined in section 12, errors in 14.6 ---- */
 
 static uint64_t sum_words(const uint8_t *data, size_t n_bytes, uint64_t place);
-static uint32_t fold(uint64_t sum);
-static int checksum_differs(uint32_t left, uint32_t right);
+ONCE uint32_t fold(uint64_t sum);
+ONCE int checksum_differs(uint32_t left, uint32_t right);
 
 static dcz_code report(dcz_error *error, dcz_code code, uint32_t tensor, uint64_t offset) {
     if (error != NULL) {
@@ -208,74 +248,87 @@ static dcz_code report_need(dcz_error *error, dcz_code code, uint32_t tensor, ui
 
 /* ---- 6 Frame ---- */
 
-static dcz_code read_directory(dcz_frame *frame, uint8_t *workspace, size_t room, dcz_error *error);
+ONCE dcz_code read_directory(dcz_frame *frame, uint8_t *workspace, size_t room, dcz_error *error);
 
-static dcz_code open_frame(dcz_frame *frame, uint8_t *workspace, size_t room, dcz_error *error) {
+ONCE dcz_code need(dcz_error *error, uint64_t needed, uint64_t fast) {
+    error->needed = needed;
+    error->fast = fast > needed ? fast : needed;
+    return DCZ_NEED_WORKSPACE;
+}
+
+ONCE dcz_code open_frame(dcz_frame *frame, uint8_t *workspace, size_t room, dcz_error *error) {
     static const uint8_t signature[8] = {0x89, 0x44, 0x43, 0x5A, 0x0D, 0x0A, 0x1A, 0x0A};
     uint8_t preamble[20];
     const size_t known = frame->size < 20 ? (size_t)frame->size : 20;
     if (frame->data != NULL) {
         memcpy(preamble, frame->data, known);
     } else if (known > 0 && frame->read(frame->context, 0, preamble, known) != 0) {
-        return report(error, DCZ_READ_FAILED, DCZ_NO_TENSOR, 0);
+        return DCZ_READ_FAILED;
     }
     if (known == 0 || memcmp(preamble, signature, known < 8 ? known : 8) != 0) {
-        return report(error, DCZ_FRM_02, DCZ_NO_TENSOR, 0);
+        return DCZ_FRM_02;
     }
+    error->offset = frame->size;
     if (known < 20) {
-        return report(error, DCZ_FRM_01, DCZ_NO_TENSOR, frame->size);
+        return DCZ_FRM_01;
     }
-    if (preamble[8] != 1) {
-        return report(error, DCZ_FRM_03, DCZ_NO_TENSOR, 8);
-    }
+    const uint32_t directory_size = load_u32(preamble + 12);
+    const int is_cut = directory_size > frame->size - 20;
     frame->minor_version = preamble[9];
+    frame->directory_size = directory_size;
+    error->offset = is_cut ? frame->size : 8;
+    if (preamble[8] != 1) {
+        return DCZ_FRM_03;
+    }
     if (load_u16(preamble + 10) != 0) {
-        return report(error, DCZ_FRM_04, DCZ_NO_TENSOR, 10);
+        return DCZ_FRM_04;
     }
-    frame->directory_size = load_u32(preamble + 12);
-    if (frame->directory_size > frame->limits.max_directory_bytes) {
-        return report(error, DCZ_LIM_01, DCZ_NO_TENSOR, 12);
+    if (directory_size > frame->limits.max_directory_bytes) {
+        return DCZ_LIM_01;
     }
-    if (frame->directory_size > frame->size - 20) {
-        return report(error, DCZ_FRM_01, DCZ_NO_TENSOR, frame->size);
+    if (is_cut) {
+        return DCZ_FRM_01;
     }
     if (frame->data != NULL) {
         frame->directory = frame->data + 20;
     } else {
-        if (room < frame->directory_size) {
-            return report_need(error, DCZ_NEED_WORKSPACE, DCZ_NO_TENSOR, (uint64_t)frame->directory_size + 2048, 0);
+        if (room < directory_size) {
+            return need(error, (uint64_t)directory_size + 2048, 0);
         }
-        if (frame->directory_size > 0 && frame->read(frame->context, 20, workspace, frame->directory_size) != 0) {
-            return report(error, DCZ_READ_FAILED, DCZ_NO_TENSOR, 20);
+        if (directory_size > 0 && frame->read(frame->context, 20, workspace, directory_size) != 0) {
+            return DCZ_READ_FAILED;
         }
         frame->directory = workspace;
-        workspace += frame->directory_size;
-        room -= frame->directory_size;
+        workspace += directory_size;
+        room -= directory_size;
     }
-    const uint64_t sum = sum_words(preamble, 16, 0) + sum_words(frame->directory, frame->directory_size, 4);
+    const uint64_t sum = sum_words(preamble, 16, 0) + sum_words(frame->directory, directory_size, 4);
     if (checksum_differs(fold(sum), load_u32(preamble + 16))) {
-        return report(error, DCZ_FRM_05, DCZ_NO_TENSOR, 16);
+        return DCZ_FRM_05;
     }
     return read_directory(frame, workspace, room, error);
 }
 
-static dcz_limits limits_or_default(const dcz_limits *limits) {
-    dcz_limits chosen = limits != NULL ? *limits : dcz_default_limits();
-    if (chosen.max_rank > DCZ_MAX_RANK) {
-        chosen.max_rank = DCZ_MAX_RANK;
+static dcz_code open_common(dcz_frame *frame, const uint8_t *data, uint64_t size, const dcz_limits *limits, void *workspace,
+                         size_t room, dcz_error *error) {
+    dcz_error unused;
+    error = error != NULL ? error : &unused;
+    (void)report(error, DCZ_OK, DCZ_NO_TENSOR, 0);
+    frame->data = data;
+    frame->size = size;
+    frame->limits = limits != NULL ? *limits : dcz_default_limits();
+    if (frame->limits.max_rank > DCZ_MAX_RANK) {
+        frame->limits.max_rank = DCZ_MAX_RANK;
     }
-    return chosen;
+    error->code = open_frame(frame, workspace != NULL ? workspace : (void *)frame, workspace != NULL ? room : 0, error);
+    return error->code;
 }
 
 dcz_code dcz_open(dcz_frame *frame, const uint8_t *data, size_t size, const dcz_limits *limits, void *workspace,
                   size_t room, dcz_error *error) {
     static const uint8_t nothing[1] = {0};
     memset(frame, 0, sizeof *frame);
-    frame->data = data != NULL ? data : nothing;
-    frame->size = data != NULL ? size : 0;
-    frame->limits = limits_or_default(limits);
-    (void)report(error, DCZ_OK, DCZ_NO_TENSOR, 0);
-    return open_frame(frame, workspace != NULL ? workspace : (void *)frame, workspace != NULL ? room : 0, error);
+    return open_common(frame, data != NULL ? data : nothing, data != NULL ? size : 0, limits, workspace, room, error);
 }
 
 dcz_code dcz_open_stream(dcz_frame *frame, dcz_read read, void *context, uint64_t size, const dcz_limits *limits,
@@ -283,10 +336,7 @@ dcz_code dcz_open_stream(dcz_frame *frame, dcz_read read, void *context, uint64_
     memset(frame, 0, sizeof *frame);
     frame->read = read;
     frame->context = context;
-    frame->size = size;
-    frame->limits = limits_or_default(limits);
-    (void)report(error, DCZ_OK, DCZ_NO_TENSOR, 0);
-    return open_frame(frame, workspace != NULL ? workspace : (void *)frame, workspace != NULL ? room : 0, error);
+    return open_common(frame, NULL, size, limits, workspace, room, error);
 }
 
 /* Return bytes of the frame: where they are, or read into `buffer`. */
@@ -345,16 +395,13 @@ static int is_utf8(const uint8_t *p, size_t size) {
 }
 
 static cursor directory_from(const dcz_frame *frame, uint32_t at) {
-    cursor c;
-    c.data = frame->directory;
-    c.size = frame->directory_size;
+    cursor c = cursor_of(frame->directory, frame->directory_size);
     c.at = at;
-    c.error = DCZ_OK;
     return c;
 }
 
 /* Rows, columns of a row, positions of a column (section 9.7). */
-static void matrix(const dcz_tensor *t, uint64_t *rows, uint64_t *columns, uint64_t *positions) {
+ONCE void matrix(const dcz_tensor *t, uint64_t *rows, uint64_t *columns, uint64_t *positions) {
     *rows = t->rank < 2 ? 1 : t->shape[0];
     *columns = t->rank < 2 ? t->n_words : t->shape[1];
     *positions = t->n_words / (*rows * *columns);
@@ -403,7 +450,7 @@ static dcz_code read_name(const dcz_frame *frame, cursor *c, dcz_tensor *t) {
     return DCZ_OK;
 }
 
-static dcz_code read_chunk_layout(cursor *c, dcz_tensor *t) {
+ONCE dcz_code read_chunk_layout(cursor *c, dcz_tensor *t) {
     t->chunk_words = t->n_words;
     t->n_chunks = 1;
     if (t->chunk_shift > 0) {
@@ -577,17 +624,14 @@ dcz_code dcz_next_metadata(const dcz_frame *frame, dcz_metadata *m) {
     if (key_size > frame->limits.max_name_bytes) {
         return DCZ_LIM_04;
     }
-    const uint8_t *key = take(&c, key_size);
-    const uint64_t value_size = get_varint(&c, UINT64_MAX);
-    const uint8_t *value = take(&c, value_size);
-    TRY(c.error);
-    m->key = (const char *)key;
-    m->value = (const char *)value;
+    m->key = (const char *)take(&c, key_size);
     m->key_size = (uint32_t)key_size;
+    m->number++;
+    const uint64_t value_size = get_varint(&c, UINT64_MAX);
+    m->value = (const char *)take(&c, value_size);
     m->value_size = (uint32_t)value_size;
     m->at = (uint32_t)c.at;
-    m->number++;
-    return DCZ_OK;
+    return c.error;
 }
 
 dcz_code dcz_next_section(const dcz_frame *frame, dcz_section *s) {
@@ -612,7 +656,7 @@ dcz_code dcz_next_section(const dcz_frame *frame, dcz_section *s) {
 }
 
 /* 8.6 */
-static dcz_code table_set_record(const dcz_frame *frame, uint32_t number, uint64_t *offset, uint32_t *size,
+ONCE dcz_code table_set_record(const dcz_frame *frame, uint32_t number, uint64_t *offset, uint32_t *size,
                                  uint32_t *stored_checksum) {
     cursor c = directory_from(frame, 0);
     (void)get_varint(&c, UINT64_MAX);
@@ -630,45 +674,31 @@ static dcz_code table_set_record(const dcz_frame *frame, uint32_t number, uint64
  * compare the names of equal ones. If the hashes do not fit, in several passes, each for a share of them. */
 
 typedef struct names {
-    const dcz_frame *frame;
-    uint32_t n, next, at;
+    dcz_frame frame; /* that has no more tensors or keys than have been read */
     int are_keys;
     dcz_tensor *tensor;
+    dcz_metadata metadata;
     const uint8_t *name; /* the last one read */
     size_t size;
 } names;
 
 static void rewind_names(names *walk, char *buffer, size_t room) {
-    walk->next = 0;
-    walk->at = walk->frame->metadata_at;
-    if (!walk->are_keys) {
-        start_walk(walk->frame, walk->tensor, buffer, room);
-    }
+    memset(&walk->metadata, 0, sizeof walk->metadata);
+    start_walk(&walk->frame, walk->tensor, buffer, room);
 }
 
+/* What follows the last name may be what is broken. */
 static int next_name(names *walk) {
-    if (walk->next == walk->n) {
-        return 0;
+    if (walk->are_keys) {
+        const dcz_code code = dcz_next_metadata(&walk->frame, &walk->metadata);
+        walk->name = (const uint8_t *)walk->metadata.key;
+        walk->size = walk->metadata.key_size;
+        return code == DCZ_OK || (code != DCZ_END && walk->metadata.number == walk->frame.n_metadata);
     }
-    walk->next++;
-    if (!walk->are_keys) {
-        cursor c = directory_from(walk->frame, walk->tensor->at);
-        if (read_name(walk->frame, &c, walk->tensor) != DCZ_OK) {
-            return 0;
-        }
-        walk->name = (const uint8_t *)walk->tensor->name;
-        walk->size = walk->tensor->name_size;
-        /* The record of the last name may be the one that is broken. */
-        return read_record(walk->frame, &c, walk->tensor, NULL) == DCZ_OK || walk->next == walk->n;
-    }
-    cursor c = directory_from(walk->frame, walk->at);
-    const uint64_t key_size = get_varint(&c, UINT64_MAX);
-    walk->name = take(&c, key_size);
-    walk->size = (size_t)key_size;
-    const int known = c.error == DCZ_OK;
-    (void)take(&c, get_varint(&c, UINT64_MAX));
-    walk->at = (uint32_t)c.at;
-    return known;
+    const dcz_code code = dcz_next_tensor(&walk->frame, walk->tensor);
+    walk->name = (const uint8_t *)walk->tensor->name;
+    walk->size = walk->tensor->name_size;
+    return code == DCZ_OK || (code != DCZ_END && walk->tensor->number + 1 == walk->frame.n_tensors);
 }
 
 #define ROTATED(x, n) ((x) << (n) | (x) >> (64 - (n)))
@@ -686,23 +716,28 @@ static void sip_round(uint64_t v[4]) {
     v[2] = ROTATED(v[2], 32);
 }
 
-/* SipHash-2-4 with a fixed key: names of equal hash are too hard to find in numbers to slow a reader down. */
+static void absorb(uint64_t v[4], uint64_t word) {
+    v[3] ^= word;
+    sip_round(v);
+    sip_round(v);
+    v[0] ^= word;
+}
+
+/* As SipHash-2-4 with a fixed key, but the size comes first: names of equal hash are too hard to find in numbers to
+ * slow a reader down. */
 static uint64_t hash_of(const uint8_t *name, size_t size) {
     uint64_t v[4] = {0x736f6d6570736575u, 0x646f72616e646f6du, 0x6c7967656e657261u, 0x7465646279746573u};
-    for (size_t at = 0; at <= size; at += 8) {
-        uint64_t word = size - at < 8 ? (uint64_t)(size & 255) << 56 : 0;
-        for (size_t i = 0; i < 8 && i < size - at; i++) {
-            word |= (uint64_t)name[at + i] << (8 * i);
+    uint64_t word = 0;
+    absorb(v, size);
+    for (size_t at = 0; at < size; at++) {
+        word = word << 8 | name[at];
+        if ((at & 7) == 7 || at + 1 == size) {
+            absorb(v, word);
+            word = 0;
         }
-        v[3] ^= word;
-        sip_round(v);
-        sip_round(v);
-        v[0] ^= word;
     }
-    v[2] ^= 255;
-    for (int i = 0; i < 4; i++) {
-        sip_round(v);
-    }
+    absorb(v, 255);
+    absorb(v, 255);
     return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
@@ -730,7 +765,7 @@ static void heap_sort(dcz_u64 *heap, size_t n) {
     }
 }
 
-/* Whether two of the names of this hash are equal; walk->next is then the number of the second one, from 1. */
+/* Whether two of the names of this hash are equal; the walk then stands at the second one. */
 static int is_repeated(names *walk, uint64_t hash, char *first, char *buffer, size_t room) {
     for (uint32_t skipped = 0;; skipped++) {
         uint32_t seen = 0;
@@ -754,7 +789,9 @@ static int is_repeated(names *walk, uint64_t hash, char *first, char *buffer, si
 }
 
 static dcz_code find_repeated(names *walk, char *buffers, size_t name_room, dcz_u64 *hashes, size_t room) {
-    uint32_t n_passes = walk->n <= room ? 1 : (uint32_t)(2 * (uint64_t)walk->n / room) + 1;
+    const uint32_t n_names = walk->are_keys ? walk->frame.n_metadata : walk->frame.n_tensors;
+    int doublings = 0; /* names can be made to fall into one pass: then all of their hashes need room */
+    uint32_t n_passes = n_names <= room ? 1 : (uint32_t)(2 * (uint64_t)n_names / room) + 1;
     for (uint32_t pass = 0; pass < n_passes; pass++) {
         size_t n = 0;
         int full = 0;
@@ -778,7 +815,7 @@ static dcz_code find_repeated(names *walk, char *buffers, size_t name_room, dcz_
             }
         }
         if (full) { /* more of them than chance would have it: all passes again, with smaller shares */
-            if (n_passes > UINT32_MAX / 2) {
+            if (++doublings > 2) {
                 return DCZ_NEED_WORKSPACE;
             }
             n_passes *= 2;
@@ -788,15 +825,15 @@ static dcz_code find_repeated(names *walk, char *buffers, size_t name_room, dcz_
     return DCZ_OK;
 }
 
-static dcz_code read_sets_and_tensors(dcz_frame *frame, cursor *c, names *walk, uint8_t *aliases) {
+static dcz_code read_tensors(dcz_frame *frame, cursor *c, names *walk, uint8_t *aliases) {
     dcz_tensor *t = walk->tensor;
     uint64_t output_bytes = 0;
-    while (t->number + 1 < frame->n_tensors || (t->number == DCZ_NO_TENSOR && frame->n_tensors > 0)) {
+    for (uint32_t number = 0; number < frame->n_tensors; number++) {
         TRY(read_name(frame, c, t));
         if (!is_utf8((const uint8_t *)t->name, t->name_size)) {
             return DCZ_DIR_13;
         }
-        walk->n = t->number + 1;
+        walk->frame.n_tensors = number + 1;
         frame->longest_name = t->name_size > frame->longest_name ? t->name_size : frame->longest_name;
         TRY(read_record(frame, c, t, aliases));
         output_bytes = t->n_bytes > UINT64_MAX - output_bytes ? UINT64_MAX : output_bytes + t->n_bytes;
@@ -808,24 +845,18 @@ static dcz_code read_sets_and_tensors(dcz_frame *frame, cursor *c, names *walk, 
 
 static dcz_code read_metadata(dcz_frame *frame, cursor *c, names *walk) {
     const uint64_t n = get_varint(c, c->size - c->at);
-    frame->metadata_at = (uint32_t)c->at;
-    for (uint64_t i = 0; i < n && c->error == DCZ_OK; i++) {
-        const uint64_t key_size = get_varint(c, UINT64_MAX);
-        if (key_size > frame->limits.max_name_bytes) {
+    walk->frame.metadata_at = frame->metadata_at = (uint32_t)c->at;
+    for (uint64_t i = 0; i < 2 * n; i++) { /* keys and values */
+        const uint64_t size = get_varint(c, UINT64_MAX);
+        if (i % 2 == 0 && size > frame->limits.max_name_bytes) {
             return DCZ_LIM_04;
         }
-        const uint8_t *key = take(c, key_size);
+        const uint8_t *text = take(c, size);
         TRY(c->error);
-        if (!is_utf8(key, (size_t)key_size)) {
+        if (!is_utf8(text, (size_t)size)) {
             return DCZ_DIR_13;
         }
-        walk->n = (uint32_t)i + 1;
-        const uint64_t value_size = get_varint(c, UINT64_MAX);
-        const uint8_t *value = take(c, value_size);
-        TRY(c->error);
-        if (!is_utf8(value, (size_t)value_size)) {
-            return DCZ_DIR_13;
-        }
+        walk->frame.n_metadata = (uint32_t)(i / 2) + 1;
     }
     frame->n_metadata = (uint32_t)n;
     return c->error;
@@ -851,52 +882,58 @@ static dcz_code read_sections(dcz_frame *frame, cursor *c) {
     return frame->size > at ? DCZ_FRM_06 : DCZ_OK;
 }
 
-static dcz_code read_directory(dcz_frame *frame, uint8_t *workspace, size_t room, dcz_error *error) {
-    cursor c = directory_from(frame, 0);
-    dcz_tensor t;
-    uint64_t at = 20 + (uint64_t)frame->directory_size;
-    dcz_code code = DCZ_OK;
-    const uint64_t n_table_sets = get_varint(&c, UINT64_MAX);
+/* 8.6 */
+static dcz_code read_set_sizes(dcz_frame *frame, cursor *c) {
+    const uint64_t n_table_sets = get_varint(c, UINT64_MAX);
     if (n_table_sets > 1024) {
-        return report(error, DCZ_DIR_14, DCZ_NO_TENSOR, 20);
+        return DCZ_DIR_14;
     }
 #ifdef DCZ_BASELINE
     if (n_table_sets > 16) {
-        return report(error, DCZ_LIM_08, DCZ_NO_TENSOR, 20);
+        return DCZ_LIM_08;
     }
 #endif
-    for (uint64_t i = 0; i < n_table_sets && code == DCZ_OK; i++) {
-        const uint64_t size = get_varint(&c, UINT64_MAX);
-        (void)get_number(&c, 4);
-        code = size > 65536 ? DCZ_DIR_14 : c.error;
-#ifdef DCZ_BASELINE
-        code = code == DCZ_OK && size > 8192 ? DCZ_LIM_08 : code;
-#endif
-        at += size;
-    }
-    const uint64_t n_tensors = code == DCZ_OK ? get_varint(&c, UINT64_MAX) : 0;
-    code = code == DCZ_OK ? c.error : code;
-    if (code == DCZ_OK && n_tensors > frame->limits.max_tensors) {
-        code = DCZ_LIM_02;
-    }
-    if (code != DCZ_OK) {
-        return report(error, code, DCZ_NO_TENSOR, 20 + (uint64_t)c.at);
-    }
     frame->n_table_sets = (uint32_t)n_table_sets;
-    frame->tensors_at = (uint32_t)c.at;
-    frame->chunks_offset = at;
+    frame->chunks_offset = 20 + (uint64_t)frame->directory_size;
+    for (uint64_t i = 0; i < n_table_sets; i++) {
+        const uint64_t size = get_varint(c, UINT64_MAX);
+        (void)get_number(c, 4);
+        if (size > 65536) {
+            return DCZ_DIR_14;
+        }
+        TRY(c->error);
+#ifdef DCZ_BASELINE
+        if (size > 8192) {
+            return DCZ_LIM_08;
+        }
+#endif
+        frame->chunks_offset += size;
+    }
+    return c->error;
+}
+
+ONCE dcz_code read_parts(dcz_frame *frame, cursor *c, uint8_t *workspace, size_t room, dcz_error *error) {
+    TRY(read_set_sizes(frame, c));
+    const uint64_t n_tensors = get_varint(c, UINT64_MAX);
+    TRY(c->error);
+    if (n_tensors > frame->limits.max_tensors) {
+        return DCZ_LIM_02;
+    }
+    frame->tensors_at = (uint32_t)c->at;
 
     /* A tensor record has at least 4 bytes, a name no more than the directory. */
-    const uint64_t left = c.size - c.at;
+    const uint64_t left = c->size - c->at;
     const uint64_t n_likely = n_tensors < left / 4 ? n_tensors : left / 4;
     const size_t longest = frame->limits.max_name_bytes < frame->directory_size ? frame->limits.max_name_bytes
                                                                                : frame->directory_size;
     const size_t name_room = longest + 1;
     const size_t alias_bytes = (size_t)(n_likely / 8) + 1;
-    const uint64_t least = 2 * (uint64_t)name_room + alias_bytes + 15 + 64 * 8;
+    /* Room for an eighth of the hashes: some seventeen passes over the names are enough. */
+    const uint64_t n_hashes = n_likely / 8 > 64 ? n_likely / 8 : 64;
+    const uint64_t least = 2 * (uint64_t)name_room + alias_bytes + 15 + 8 * n_hashes;
+    const uint64_t read_whole = frame->data == NULL ? frame->directory_size : 0;
     if (room < least) {
-        const uint64_t kept = frame->data == NULL ? frame->directory_size : 0;
-        return report_need(error, DCZ_NEED_WORKSPACE, DCZ_NO_TENSOR, kept + least, kept + least + 8 * (left / 2));
+        return need(error, least + read_whole, least + read_whole + 8 * (left / 2));
     }
     char *buffers = (char *)workspace;
     uint8_t *aliases = workspace + 2 * name_room;
@@ -906,31 +943,42 @@ static dcz_code read_directory(dcz_frame *frame, uint8_t *workspace, size_t room
     const size_t hash_room = (size_t)(workspace + room - (rest + skipped)) / 8;
     memset(aliases, 0, alias_bytes);
 
+    dcz_tensor t;
     names walk;
     memset(&walk, 0, sizeof walk);
-    walk.frame = frame;
     walk.tensor = &t;
-    frame->n_tensors = (uint32_t)n_tensors;
-    if (n_tensors > n_likely) { /* the records cannot all be there: FRM-01 comes before a bit of `aliases` is missing */
-        frame->n_tensors = (uint32_t)n_likely + 1;
-    }
+    walk.frame = *frame;
+    /* If the records cannot all be there, FRM-01 comes before a bit of `aliases` is missing. */
+    frame->n_tensors = (uint32_t)(n_tensors > n_likely ? n_likely + 1 : n_tensors);
     start_walk(frame, &t, buffers, name_room);
-    code = read_sets_and_tensors(frame, &c, &walk, aliases);
-    uint32_t broken = code != DCZ_OK ? t.number : DCZ_NO_TENSOR;
-    dcz_code repeated = find_repeated(&walk, buffers, name_room, aligned, hash_room);
+    dcz_code code = read_tensors(frame, c, &walk, aliases);
+    error->tensor = code != DCZ_OK ? t.number : DCZ_NO_TENSOR;
+    const dcz_code repeated = find_repeated(&walk, buffers, name_room, aligned, hash_room);
+    const uint64_t whole = least + read_whole + 8 * (left / 2);
+    if (repeated == DCZ_NEED_WORKSPACE) {
+        return need(error, whole, whole);
+    }
     if (repeated != DCZ_OK) {
-        code = repeated;
-        broken = walk.next - 1;
+        error->tensor = t.number;
+        return repeated;
     }
-    if (code == DCZ_OK) {
-        walk.are_keys = 1;
-        walk.n = 0;
-        code = read_metadata(frame, &c, &walk);
-        repeated = find_repeated(&walk, buffers, name_room, aligned, hash_room);
-        code = repeated != DCZ_OK ? repeated : code;
+    TRY(code);
+    walk.are_keys = 1;
+    code = read_metadata(frame, c, &walk);
+    const dcz_code again = find_repeated(&walk, buffers, name_room, aligned, hash_room);
+    if (again == DCZ_NEED_WORKSPACE) {
+        return need(error, whole, whole);
     }
-    code = code == DCZ_OK ? read_sections(frame, &c) : code;
-    return report(error, code, broken, 20 + (uint64_t)c.at);
+    TRY(again);
+    TRY(code);
+    return read_sections(frame, c);
+}
+
+ONCE dcz_code read_directory(dcz_frame *frame, uint8_t *workspace, size_t room, dcz_error *error) {
+    cursor c = directory_from(frame, 0);
+    const dcz_code code = read_parts(frame, &c, workspace, room, error);
+    error->offset = code == DCZ_NEED_WORKSPACE ? 0 : 20 + (uint64_t)c.at;
+    return code;
 }
 
 /* ---- 9 Coders ---- */
@@ -991,13 +1039,22 @@ typedef struct lanes {
     unsigned n;
 } lanes;
 
-static void lane_counts(lanes *l, uint64_t n_symbols);
+ONCE void lane_counts(lanes *l, uint64_t n_symbols);
 static dcz_code read_lanes(cursor *c, lanes *l, uint64_t n_symbols, int with_advances);
 static dcz_code read_symbol(bits *b, const dcz_huffman *code, uint32_t *symbol);
+
+/* What many symbols at once can do; returns how many of each lane it has done. */
+#ifdef DCZ_SMALL
+#define fast_stream(l, code, units, unit_bytes, out, stride) 0
+#define fast_runs(d, l, out, n, position, n_kept) 0
+#define fast_fixed(d, b, width, out, n, code) 0
+#else
 static uint64_t fast_stream(lanes *l, const dcz_huffman *code, const uint8_t *units, size_t unit_bytes, uint8_t *out,
                             size_t stride);
 static uint64_t fast_runs(const dcz_decoder *d, lanes *l, uint8_t *out, uint64_t n, uint64_t position[4],
                           uint64_t *n_kept);
+static uint64_t fast_fixed(const dcz_decoder *d, bits *b, unsigned width, uint8_t *out, uint64_t n, dcz_code *code);
+#endif
 
 /* 9.1 */
 static dcz_code decode_raw(const dcz_decoder *d, const uint8_t *body, size_t size, uint8_t *out, uint64_t n) {
@@ -1008,25 +1065,37 @@ static dcz_code decode_raw(const dcz_decoder *d, const uint8_t *body, size_t siz
     return DCZ_OK;
 }
 
-/* 9.2 */
-static dcz_code decode_plane(cursor *c, const dcz_huffman *code, uint8_t *out, size_t stride, uint64_t n) {
-    lanes l;
+ONCE void put_block(const dcz_decoder *d, group *g, uint8_t *out, uint64_t at, uint64_t n, uint32_t symbol);
+
+/* The symbols of lanes, from number `done` of each on: bytes of a plane, or blocks of labels if there is no stride. */
+static dcz_code decode_lanes(const dcz_decoder *d, lanes *l, const dcz_huffman *code, uint8_t *out, size_t stride,
+                             uint64_t n, uint64_t done) {
+    group g = no_group();
     uint64_t at = 0;
-    TRY(read_lanes(c, &l, n, 0));
-    const uint64_t done = fast_stream(&l, code, NULL, 1, out, stride);
-    for (unsigned i = 0; i < l.n; at += l.count[i], i++) {
-        for (uint64_t k = done; k < l.count[i]; k++) {
+    for (unsigned i = 0; i < l->n; at += l->count[i], i++) {
+        for (uint64_t k = done; k < l->count[i]; k++) {
             uint32_t symbol;
-            TRY(read_symbol(&l.lane[i], code, &symbol));
-            out[(size_t)(at + k) * stride] = (uint8_t)symbol;
+            TRY(read_symbol(&l->lane[i], code, &symbol));
+            if (stride > 0) {
+                out[(size_t)(at + k) * stride] = (uint8_t)symbol;
+            } else {
+                put_block(d, &g, out, (at + k) * d->block, n, symbol);
+            }
         }
-        TRY(finish_bits(&l.lane[i]));
+        TRY(finish_bits(&l->lane[i]));
     }
     return DCZ_OK;
 }
 
+/* 9.2 */
+static dcz_code decode_plane(cursor *c, const dcz_huffman *code, uint8_t *out, size_t stride, uint64_t n) {
+    lanes l;
+    TRY(read_lanes(c, &l, n, 0));
+    return decode_lanes(NULL, &l, code, out, stride, n, fast_stream(&l, code, NULL, 1, out, stride));
+}
+
 /* Put planes together. A step of 0 repeats a constant. */
-INLINE void merge_words(const uint8_t *const planes[8], const size_t steps[8], uint8_t *out, size_t n,
+TINY void merge_words(const uint8_t *const planes[8], const size_t steps[8], uint8_t *out, size_t n,
                         unsigned word_bytes, int turned) {
     for (size_t i = 0; i < n; i++) {
         uint64_t word = 0;
@@ -1067,11 +1136,7 @@ static dcz_code decode_planes(const dcz_decoder *d, const uint8_t *body, size_t 
     uint8_t *room = d->units; /* for the planes that are decoded; without it they are decoded into place */
     const uint8_t *planes[8];
     size_t steps[8];
-    cursor c;
-    c.data = body;
-    c.size = size;
-    c.at = 0;
-    c.error = DCZ_OK;
+    cursor c = cursor_of(body, size);
     for (unsigned place = 0; place < word_bytes; place++) {
         const dcz_plane *plane = &d->planes[place];
         steps[place] = 1;
@@ -1121,8 +1186,6 @@ static unsigned bit_length(uint64_t number) {
     return n;
 }
 
-static uint64_t fast_fixed(const dcz_decoder *d, bits *b, unsigned width, uint8_t *out, uint64_t n, dcz_code *code);
-
 static dcz_code decode_fixed(const dcz_decoder *d, const uint8_t *body, size_t size, uint8_t *out, uint64_t n) {
     const unsigned bits_of_label = bit_length(d->tensor.n_labels - 1);
     const unsigned width = bits_of_label > 0 ? bits_of_label : 1;
@@ -1149,7 +1212,7 @@ static dcz_code decode_fixed(const dcz_decoder *d, const uint8_t *body, size_t s
 }
 
 /* 9.4 */
-static void put_block(const dcz_decoder *d, group *g, uint8_t *out, uint64_t at, uint64_t n, uint32_t symbol) {
+ONCE void put_block(const dcz_decoder *d, group *g, uint8_t *out, uint64_t at, uint64_t n, uint32_t symbol) {
     for (uint32_t place = d->block; place-- > 0; symbol /= d->tensor.n_labels) {
         if (at + place < n) {
             put_label(d, g, out, at + place, symbol % d->tensor.n_labels);
@@ -1159,44 +1222,30 @@ static void put_block(const dcz_decoder *d, group *g, uint8_t *out, uint64_t at,
 
 static dcz_code decode_labels(const dcz_decoder *d, const uint8_t *body, size_t size, uint8_t *out, uint64_t n) {
     const uint64_t n_symbols = n / d->block + (n % d->block > 0 ? 1 : 0);
-    group g = no_group();
     lanes l;
-    cursor c;
-    c.data = body;
-    c.size = size;
-    c.at = 0;
-    c.error = DCZ_OK;
-    if (d->code.longest == 0) {
-        if (size > 0) {
-            return DCZ_LBL_01;
-        }
-        for (uint64_t i = 0; i < n_symbols; i++) {
-            put_block(d, &g, out, i * d->block, n, d->code.symbols[0]);
-        }
-        return DCZ_OK;
+    cursor c = cursor_of(body, size);
+    uint64_t done = 0;
+    if (d->code.longest == 0) { /* no lanes */
+        l.n = 1;
+        l.count[0] = n_symbols;
+        l.lane[0] = bits_of(body, 0);
+    } else {
+        TRY(read_lanes(&c, &l, n_symbols, 0));
     }
-    TRY(read_lanes(&c, &l, n_symbols, 0));
-    uint64_t done = 0, at = 0;
+#ifndef DCZ_SMALL
     if (d->units != NULL) { /* the last symbol may stand for words beyond the chunk, so it waits */
-        const uint64_t last = l.count[l.n - 1];
-        const uint64_t held = l.n == 1 ? last - 1 : last;
+        const uint64_t last = l.count[l.n - 1], held = last - 1;
         l.count[l.n - 1] = held;
-        done = l.n == 4 || held > 0 ? fast_stream(&l, &d->code, d->units, d->unit_bytes, out, d->unit_bytes) : 0;
+        done = held > 0 ? fast_stream(&l, &d->code, d->units, d->unit_bytes, out, d->unit_bytes) : 0;
         l.count[l.n - 1] = last;
     }
-    for (unsigned i = 0; i < l.n; at += l.count[i], i++) {
-        for (uint64_t k = done; k < l.count[i]; k++) {
-            uint32_t symbol;
-            TRY(read_symbol(&l.lane[i], &d->code, &symbol));
-            put_block(d, &g, out, (at + k) * d->block, n, symbol);
-        }
-        TRY(finish_bits(&l.lane[i]));
-    }
+#endif
+    TRY(decode_lanes(d, &l, &d->code, out, 0, n, done));
     return c.at < c.size ? DCZ_LBL_01 : DCZ_OK;
 }
 
 /* 9.5, 9.6 */
-static dcz_code read_entry(const dcz_decoder *d, bits *b, uint64_t *run, uint32_t *label) {
+ONCE dcz_code read_entry(const dcz_decoder *d, bits *b, uint64_t *run, uint32_t *label) {
     uint32_t bucket, symbol;
     TRY(read_symbol(b, &d->code, &symbol));
     if (d->tensor.coder == DCZ_ZERO_RUN) {
@@ -1221,11 +1270,7 @@ static dcz_code read_entry(const dcz_decoder *d, bits *b, uint64_t *run, uint32_
 static dcz_code decode_runs(dcz_decoder *d, const uint8_t *body, size_t size, uint8_t *out, uint64_t n) {
     group g = no_group();
     lanes l;
-    cursor c;
-    c.data = body;
-    c.size = size;
-    c.at = 0;
-    c.error = DCZ_OK;
+    cursor c = cursor_of(body, size);
     const uint64_t n_entries = get_varint(&c, n);
     TRY(c.error);
     TRY(read_lanes(&c, &l, n_entries, 1));
@@ -1252,8 +1297,8 @@ static dcz_code decode_runs(dcz_decoder *d, const uint8_t *body, size_t size, ui
         }
         at = position[i];
         for (uint64_t k = done; k < l.count[i]; k++) {
-            uint64_t run;
-            uint32_t label;
+            uint64_t run = 0;
+            uint32_t label = 0;
             TRY(read_entry(d, &l.lane[i], &run, &label));
             if (run >= n - at) {
                 return DCZ_RUN_01;
@@ -1281,9 +1326,9 @@ static const uint8_t pair_of[49] = {
 static const uint8_t trellises[8][2] = {{0, 0}, {2, 1}, {5, 2}, {9, 2}, {18, 4}, {33, 10}, {78, 43}, {166, 121}};
 
 /* Raw bits and smallest magnitude of the bucket of a symbol. */
-INLINE uint32_t raw_bits_of(uint32_t symbol) { return symbol < 15 ? 0 : ((symbol + 1) >> 3) - 1; }
+TINY uint32_t raw_bits_of(uint32_t symbol) { return symbol < 15 ? 0 : ((symbol + 1) >> 3) - 1; }
 
-INLINE uint32_t smallest_of(uint32_t symbol) {
+TINY uint32_t smallest_of(uint32_t symbol) {
     const uint32_t bucket = (symbol + 1) >> 1;
     return bucket < 8 ? bucket : (4 + bucket % 4) << raw_bits_of(symbol);
 }
@@ -1300,7 +1345,7 @@ typedef struct context_words {
     const uint8_t *at, *end;
 } context_words;
 
-INLINE int refill(context_words *w, uint32_t *state, const int careful) {
+TINY int refill(context_words *w, uint32_t *state, const int careful) {
     if (careful && *state < 65536 && w->at == w->end) {
         return 0;
     }
@@ -1317,18 +1362,24 @@ INLINE int refill(context_words *w, uint32_t *state, const int careful) {
     return 1;
 }
 
-typedef struct context_model {
+#ifdef DCZ_SMALL
+typedef dcz_decoder context_model;
+#else
+typedef struct context_model { /* what a word takes, apart from the rest */
     const dcz_u32 *entries; /* of a symbol: smallest magnitude << 8 | raw bits << 3 | level */
-    const uint8_t *slots, *choice, *codebook;
-    const dcz_u16 *cumulative;
-    uint32_t precision, mask, n_classes, n_labels, a, b;
-    int32_t origin;
+    const dcz_slot *slots;
+    const uint8_t *codebook;
+    const dcz_u32 *outcomes;
+    dcz_table_set set;
+    uint32_t mask, n_labels, a, b, origin;
+    uint16_t pairs[56]; /* of 8 x left + far: first place in the choice << 1, and 1 if mirrored */
 } context_model;
+#endif
 
 /* The symbol of a slot of a table. */
-INLINE uint32_t symbol_of(const context_model *m, const dcz_u16 *cumulative, uint32_t table, uint32_t slot) {
+TINY uint32_t symbol_of(const context_model *m, const dcz_u16 *cumulative, uint32_t table, uint32_t slot) {
     if (m->slots != NULL) {
-        return m->slots[(table << m->precision) + slot];
+        return (uint32_t)((const dcz_slot *)m->slots)[(table << m->set.precision) + slot] >> SYMBOL_SHIFT;
     }
     uint32_t symbol = 0;
     while (slot >= cumulative[symbol + 1]) {
@@ -1345,14 +1396,14 @@ INLINE uint32_t decode_place(const context_model *m, context_words *w, context_l
     const uint32_t quantiser = has_trellis ? lane->trellis_state & 1 : 0;
     int32_t word_class = lane->row_class + column_class;
     word_class = word_class < 0 ? 0 : word_class;
-    word_class = word_class >= (int32_t)m->n_classes ? (int32_t)m->n_classes - 1 : word_class;
-    const uint32_t table = m->choice[(quantiser * N_PAIRS + (pair >> 1)) * m->n_classes + (uint32_t)word_class];
+    word_class = word_class >= (int32_t)m->set.n_classes ? (int32_t)m->set.n_classes - 1 : word_class;
+    const uint32_t table = m->set.choice[(quantiser * N_PAIRS + (pair >> 1)) * m->set.n_classes + (uint32_t)word_class];
     uint32_t state = lane->state;
-    const dcz_u16 *cumulative = m->cumulative + table * TABLE_STRIDE;
+    const dcz_u16 *cumulative = m->set.cumulative + table * TABLE_STRIDE;
     const uint32_t slot = state & m->mask;
     const uint32_t symbol = symbol_of(m, cumulative, table, slot);
     const uint32_t before = cumulative[symbol], frequency = cumulative[symbol + 1] - before;
-    state = frequency * (state >> m->precision) + slot - before;
+    state = frequency * (state >> m->set.precision) + slot - before;
     if (!refill(w, &state, careful)) {
         return 1;
     }
@@ -1377,21 +1428,73 @@ INLINE uint32_t decode_place(const context_model *m, context_words *w, context_l
         lane->trellis_state = old >> 1 ^ ((0u - (old & 1)) & m->a) ^ ((0u - (magnitude & 1)) & m->b);
         magnitude = 2 * magnitude - (quantiser & (uint32_t)(magnitude > 0));
     }
-    const uint32_t place = (uint32_t)m->origin + ((magnitude ^ (0u - negative)) + negative);
+    const uint32_t place = m->origin + ((magnitude ^ (0u - negative)) + negative);
     const uint32_t is_wrong = (uint32_t)(place >= m->n_labels);
     copy_word(lane->out, m->codebook + (place & (is_wrong - 1)) * word_bytes, word_bytes);
     lane->out += word_bytes;
     return is_wrong << 1;
 }
 
+#ifndef DCZ_SMALL
+/* The same with what a slot and a symbol come to looked up at once, when two words are there for it. */
+INLINE uint32_t decode_quickly(const context_model *m, context_words *w, context_lane *lane, int32_t column_class,
+                               uint32_t far, uint8_t *level, const size_t word_bytes, const int has_trellis,
+                               const uint32_t precision) {
+    const uint32_t pair = m->pairs[8 * lane->left + far];
+    const uint32_t quantiser = has_trellis ? lane->trellis_state & 1 : 0;
+    int32_t word_class = lane->row_class + column_class;
+    word_class = word_class < 0 ? 0 : word_class;
+    word_class = word_class >= (int32_t)m->set.n_classes ? (int32_t)m->set.n_classes - 1 : word_class;
+    const uint8_t *const choice = m->set.choice + (pair >> 1) + (uint32_t)word_class;
+    const uint32_t table = choice[(0u - quantiser) & (N_PAIRS * m->set.n_classes)];
+    uint32_t state = lane->state;
+    const uint32_t slot = m->slots[(table << precision) + (state & (((uint32_t)1 << precision) - 1))];
+    state = (slot >> 12 & 0x1FFF) * (state >> precision) + (slot & 0xFFF);
+    (void)refill(w, &state, 0);
+    const uint32_t outcome = m->outcomes[quantiser << 8 | (pair & 1) << 7 | slot >> 25];
+    const uint32_t new_level = outcome & 7;
+    uint32_t magnitude = outcome >> 4; /* the lowest bit of it */
+    uint32_t place = outcome >> 8, is_wrong = outcome >> 5 & 1;
+    if (UNLIKELY(outcome & 8)) {
+        const uint32_t entry = m->entries[slot >> 25];
+        const uint32_t raw_bits = entry >> 3 & 31;
+        magnitude = (entry >> 8) + (state & (((uint32_t)1 << raw_bits) - 1));
+        state >>= raw_bits;
+        (void)refill(w, &state, 0);
+        const uint32_t negative = (uint32_t)(new_level < 3 || (new_level == 3 && (((pair ^ ~slot >> 25) & 1) != 0)));
+        const uint32_t distance = has_trellis ? 2 * magnitude - quantiser : magnitude;
+        place = m->origin + ((distance ^ (0u - negative)) + negative);
+        is_wrong = (uint32_t)(place >= m->n_labels);
+        place &= is_wrong - 1;
+    }
+    lane->state = state;
+    lane->left = new_level;
+    *level = (uint8_t)new_level;
+    if (has_trellis) {
+        const uint32_t old = lane->trellis_state;
+        lane->trellis_state = old >> 1 ^ ((0u - (old & 1)) & m->a) ^ ((0u - (magnitude & 1)) & m->b);
+    }
+    copy_word(lane->out, m->codebook + place * word_bytes, word_bytes);
+    lane->out += word_bytes;
+    return is_wrong << 1;
+}
+#endif
+
 /* Decode the rows that take turns, and return what is wrong with them. */
 INLINE uint32_t decode_turn(const dcz_decoder *d, const context_model *model, context_words *words, context_lane *lanes_of_turn,
-                            const unsigned n_lanes, const size_t word_bytes, const int has_trellis) {
-    /* copies, so that a compiler sees that no word written changes them */
+                            const unsigned n_lanes, const size_t word_bytes, const int has_trellis,
+                            const uint32_t precision) {
+#ifdef DCZ_SMALL
+    (void)precision;
+    const context_model *const m = model;
+    context_words *const w = words;
+    context_lane *const coders = lanes_of_turn;
+#else /* copies, so that a compiler sees that no word written changes them */
     const context_model copy = *model, *const m = &copy;
     context_words at = *words, *const w = &at;
     context_lane coders[8];
     memcpy(coders, lanes_of_turn, n_lanes * sizeof coders[0]);
+#endif
     const size_t width = (size_t)d->width, distance = d->distance;
     const uint64_t n_positions = d->n_positions;
     const int8_t *const column_classes = d->columns, *const position_classes = d->positions;
@@ -1411,9 +1514,10 @@ INLINE uint32_t decode_turn(const dcz_decoder *d, const context_model *model, co
         const uint8_t *far = distance > 0 && x >= distance ? levels : none;
         ring = ring + 1 == distance ? 0 : ring + 1;
 #ifndef DCZ_SMALL
-        if ((size_t)(w->end - w->at) >= 4 * n_lanes) { /* two words for each: enough (section 15) */
+        if (m->outcomes != NULL && (size_t)(w->end - w->at) >= 4 * n_lanes) { /* two words for each: enough (section 15) */
             for (unsigned i = 0; i < n_lanes; i++) {
-                wrong |= decode_place(m, w, &coders[i], column_class, far[i], &levels[i], word_bytes, has_trellis, 0);
+                wrong |= decode_quickly(m, w, &coders[i], column_class, far[i], &levels[i], word_bytes, has_trellis,
+                                        precision);
             }
         } else
 #endif
@@ -1426,8 +1530,10 @@ INLINE uint32_t decode_turn(const dcz_decoder *d, const context_model *model, co
             }
         }
     }
+#ifndef DCZ_SMALL
     memcpy(lanes_of_turn, coders, n_lanes * sizeof coders[0]);
     *words = at;
+#endif
     return wrong;
 }
 
@@ -1435,11 +1541,17 @@ INLINE uint32_t decode_turn(const dcz_decoder *d, const context_model *model, co
 static uint32_t decode_turn_fast(const dcz_decoder *d, const context_model *m, context_words *w, context_lane *coders,
                                  unsigned n_turns) {
     const size_t word_bytes = d->tensor.word_bytes;
-#define TURN(n, bytes)                                                          \
-    (d->trellis == 0 ? decode_turn(d, m, w, coders, n, bytes, 0)                \
-                     : decode_turn(d, m, w, coders, n, bytes, 1))
-#define TURNS(n) (word_bytes == 4 ? TURN(n, 4) : word_bytes == 2 ? TURN(n, 2) : TURN(n, word_bytes))
-    return n_turns == 8 ? TURNS(8) : TURN(n_turns, word_bytes);
+    const uint32_t precision = m->set.precision;
+#define TURN(n, bytes, bits_of_slot)                                                 \
+    (d->trellis == 0 ? decode_turn(d, m, w, coders, n, bytes, 0, bits_of_slot)       \
+                     : decode_turn(d, m, w, coders, n, bytes, 1, bits_of_slot))
+    if (n_turns == 8 && precision == 12 && word_bytes == 4) { /* these are frequent */
+        return TURN(8, 4, 12);
+    }
+    if (n_turns == 8 && precision == 12 && word_bytes == 2) {
+        return TURN(8, 2, 12);
+    }
+    return TURN(n_turns, word_bytes, precision);
 }
 #endif
 
@@ -1454,7 +1566,6 @@ static dcz_code decode_context(const dcz_decoder *d, const uint8_t *body, size_t
     }
     context_lane coders[8];
     context_words w;
-    context_model m;
     memset(coders, 0, sizeof coders);
     for (unsigned i = 0; i < n_lanes; i++) {
         coders[i].state = load_u32(body + 4 * i);
@@ -1464,18 +1575,23 @@ static dcz_code decode_context(const dcz_decoder *d, const uint8_t *body, size_t
     }
     w.at = body + 4 * n_lanes;
     w.end = body + size;
+#ifndef DCZ_SMALL
+    context_model m;
     m.entries = d->entries;
     m.slots = d->slots;
-    m.choice = d->set.choice;
+    m.outcomes = d->outcomes;
+    for (uint32_t i = 0; i < 56; i++) {
+        const uint32_t pair = i % 8 < 7 ? pair_of[i / 8 * 7 + i % 8] : 0;
+        m.pairs[i] = (uint16_t)((pair >> 1) * d->set.n_classes << 1 | (pair & 1));
+    }
+    m.set = d->set;
     m.codebook = d->codebook;
-    m.cumulative = d->set.cumulative;
-    m.precision = d->set.precision;
-    m.mask = ((uint32_t)1 << m.precision) - 1;
-    m.n_classes = d->set.n_classes;
-    m.n_labels = d->tensor.n_labels;
-    m.origin = (int32_t)d->origin;
-    m.a = trellises[d->trellis][0];
-    m.b = trellises[d->trellis][1];
+    m.mask = d->mask;
+    m.n_labels = d->n_labels;
+    m.origin = d->origin;
+    m.a = d->a;
+    m.b = d->b;
+#endif
     for (uint64_t top = 0; top < n_rows; top += n_lanes) {
         const unsigned n_turns = n_rows - top < n_lanes ? (unsigned)(n_rows - top) : n_lanes;
         for (unsigned i = 0; i < n_turns; i++) {
@@ -1484,7 +1600,7 @@ static dcz_code decode_context(const dcz_decoder *d, const uint8_t *body, size_t
             coders[i].out = out + (size_t)(top + i) * row_bytes;
         }
 #ifdef DCZ_SMALL
-        const uint32_t wrong = decode_turn(d, &m, &w, coders, n_turns, word_bytes, d->trellis > 0);
+        const uint32_t wrong = decode_turn(d, d, &w, coders, n_turns, word_bytes, d->trellis > 0, 0);
 #else
         const uint32_t wrong = decode_turn_fast(d, &m, &w, coders, n_turns);
 #endif
@@ -1506,7 +1622,7 @@ static dcz_code decode_context(const dcz_decoder *d, const uint8_t *body, size_t
 /* ---- 10 Canonical Huffman codes ---- */
 
 /* 10.1, 10.2 */
-static dcz_code check_code(const uint8_t *lengths, uint32_t n_symbols) {
+ONCE dcz_code check_code(const uint8_t *lengths, uint32_t n_symbols) {
     uint32_t n_used = 0, sum = 0, last = 0;
     for (uint32_t symbol = 0; symbol < n_symbols; symbol++) {
         if (lengths[symbol] > 15) {
@@ -1527,7 +1643,7 @@ static dcz_code check_code(const uint8_t *lengths, uint32_t n_symbols) {
     return sum == (uint32_t)1 << 15 ? DCZ_OK : DCZ_HUF_02;
 }
 
-static uint32_t count_used(const uint8_t *lengths, uint32_t n_symbols) {
+ONCE uint32_t count_used(const uint8_t *lengths, uint32_t n_symbols) {
     uint32_t n_used = 0;
     for (uint32_t symbol = 0; symbol < n_symbols; symbol++) {
         n_used += lengths[symbol] > 0 ? 1 : 0;
@@ -1536,7 +1652,7 @@ static uint32_t count_used(const uint8_t *lengths, uint32_t n_symbols) {
 }
 
 /* 10.3, 10.4: the symbols in the order of their codes, and where each length starts */
-static void assign_codes(dcz_huffman *code, dcz_u16 *symbols, const uint8_t *lengths, uint32_t n_symbols) {
+ONCE void assign_codes(dcz_huffman *code, dcz_u16 *symbols, const uint8_t *lengths, uint32_t n_symbols) {
     uint32_t n_before = 0, above = 0;
     memset(code, 0, sizeof *code);
     code->symbols = symbols;
@@ -1581,7 +1697,7 @@ static dcz_code read_symbol(bits *b, const dcz_huffman *code, uint32_t *symbol) 
 }
 
 /* 10.5 */
-static void lane_counts(lanes *l, uint64_t n_symbols) {
+ONCE void lane_counts(lanes *l, uint64_t n_symbols) {
     const uint64_t share = n_symbols / 4 + (n_symbols % 4 > 0 ? 1 : 0);
     l->n = n_symbols < 1024 ? 1 : 4;
     l->count[0] = n_symbols;
@@ -1608,26 +1724,7 @@ static dcz_code read_lanes(cursor *c, lanes *l, uint64_t n_symbols, int with_adv
     return DCZ_OK;
 }
 
-#ifdef DCZ_SMALL
-
-static uint64_t fast_stream(lanes *l, const dcz_huffman *code, const uint8_t *units, size_t unit_bytes, uint8_t *out,
-                            size_t stride) {
-    (void)l, (void)code, (void)units, (void)unit_bytes, (void)out, (void)stride;
-    return 0;
-}
-
-static uint64_t fast_runs(const dcz_decoder *d, lanes *l, uint8_t *out, uint64_t n, uint64_t position[4],
-                          uint64_t *n_kept) {
-    (void)d, (void)l, (void)out, (void)n, (void)position, (void)n_kept;
-    return 0;
-}
-
-static uint64_t fast_fixed(const dcz_decoder *d, bits *b, unsigned width, uint8_t *out, uint64_t n, dcz_code *code) {
-    (void)d, (void)b, (void)width, (void)out, (void)n, (void)code;
-    return 0;
-}
-
-#else
+#ifndef DCZ_SMALL
 
 INLINE uint64_t load_bits(const uint8_t *p, uint64_t at) {
     const uint8_t *q = p + (at >> 3);
@@ -1943,7 +2040,7 @@ static uint64_t side_raw(side *s, uint32_t n_bits) {
 }
 
 /* 11.2 */
-static uint64_t fail_side(side *s, dcz_code code) {
+ONCE uint64_t fail_side(side *s, dcz_code code) {
     if (s->error == DCZ_OK) {
         s->error = code;
     }
@@ -1970,7 +2067,7 @@ static uint32_t side_unary(side *s, uint32_t first, uint32_t n_contexts, uint32_
     return value;
 }
 
-static int32_t unfold(uint64_t number) {
+ONCE int32_t unfold(uint64_t number) {
     const int32_t half = (int32_t)(number >> 1);
     return number & 1 ? -half - 1 : half;
 }
@@ -2040,7 +2137,7 @@ static int read_codebook(const dcz_decoder *d, side *s, uint8_t *row, uint32_t n
 }
 
 /* Bits of magnitude x 2**exponent as a float. The magnitude is less than 2**37, the exponent at least -149. */
-static uint32_t round_float(uint64_t magnitude, int32_t exponent, int32_t fraction_bits, int32_t exponent_bits) {
+ONCE uint32_t round_float(uint64_t magnitude, int32_t exponent, int32_t fraction_bits, int32_t exponent_bits) {
     const int32_t lowest = 2 - (1 << (exponent_bits - 1)) - fraction_bits;
     const int32_t excess = (int32_t)bit_length(magnitude) - fraction_bits - 1;
     const int32_t shift = excess > lowest - exponent ? excess : lowest - exponent;
@@ -2138,7 +2235,7 @@ static dcz_code read_codebooks(dcz_decoder *d, side *s) {
 }
 
 /* 11.4: `lengths` has room for 4,096 */
-static dcz_code read_lengths(side *s, uint8_t *lengths, uint64_t n_symbols, uint32_t n_columns) {
+ONCE dcz_code read_lengths(side *s, uint8_t *lengths, uint64_t n_symbols, uint32_t n_columns) {
     if (n_symbols < 1 || n_symbols > MAX_SYMBOLS) {
         return DCZ_HUF_01;
     }
@@ -2380,7 +2477,7 @@ static dcz_code read_classes(side *s, uint32_t kind, int8_t *classes, uint64_t c
     return is_wrong ? DCZ_CTX_02 : DCZ_OK;
 }
 
-static dcz_code read_side_classes(dcz_decoder *d, side *s, uint32_t kind, uint64_t count, uint64_t *allowed,
+ONCE dcz_code read_side_classes(dcz_decoder *d, side *s, uint32_t kind, uint64_t count, uint64_t *allowed,
                                   int8_t **classes) {
     *classes = NULL;
     if (count <= 1 || side_raw(s, 1) == 0) {
@@ -2559,7 +2656,17 @@ static dcz_code load_chunk(dcz_decoder *d) {
     }
     d->record_at = (uint32_t)c.at;
     d->offset += size;
-    return checksum_differs(fold(sum_words(d->body, (size_t)size, 0)), stored_checksum) ? DCZ_CHK_01 : DCZ_OK;
+    if (checksum_differs(fold(sum_words(d->body, (size_t)size, 0)), stored_checksum)) {
+        return DCZ_CHK_01;
+    }
+    if (d->chunk == 0 && d->tensor.coder != DCZ_RAW) { /* the tables come first */
+        c = cursor_of(d->body, d->body_size);
+        d->tables_size = (size_t)get_varint(&c, d->body_size - c.at);
+        d->tables = take(&c, d->tables_size);
+        d->body += c.at;
+        d->body_size -= c.at;
+    }
+    return c.error;
 }
 
 static void set_chunk_bytes(dcz_decoder *d) {
@@ -2578,7 +2685,7 @@ static void *keep_fast(dcz_decoder *d, uint64_t n_bytes) {
     return d->workspace + d->bottom - (size_t)rounded;
 }
 
-static unsigned root_bits_of(const dcz_decoder *d, const dcz_huffman *code) {
+ONCE unsigned root_bits_of(const dcz_decoder *d, const dcz_huffman *code) {
     const unsigned most = d->tensor.n_words < 262144 ? 12 : 14;
     unsigned n_bits = code->longest < most ? code->longest : most;
     while (n_bits > 1 && (uint64_t)1 << n_bits > d->tensor.n_words) { /* a small tensor is not worth a large table */
@@ -2645,22 +2752,51 @@ static void make_units(dcz_decoder *d) {
 }
 #endif
 
+#ifndef DCZ_SMALL
+/* By quantiser, whether mirrored, and symbol: place << 8, whether that is wrong << 5, lowest bit of the magnitude << 4,
+ * whether there are raw bits << 3, and the level. */
+static void make_outcomes(dcz_decoder *d) {
+    dcz_u32 *outcomes = keep_fast(d, (uint64_t)4 << 9);
+    for (uint32_t i = 0; outcomes != NULL && i < (uint32_t)1 << 9; i++) {
+        const uint32_t symbol = (i & 127) < TABLE_SYMBOLS ? i & 127 : 0, quantiser = i >> 8;
+        const uint32_t entry = d->entries[symbol], magnitude = entry >> 8;
+        const uint32_t negative = (i >> 7 & 1) ^ (~symbol & 1);
+        const uint32_t distance = d->trellis > 0 ? 2 * magnitude - (quantiser & (uint32_t)(magnitude > 0)) : magnitude;
+        const uint32_t place = d->origin + ((distance ^ (0u - negative)) + negative);
+        outcomes[i] = (place < d->n_labels ? place << 8 : 32) | (magnitude & 1) << 4 |
+                      (uint32_t)((entry >> 3 & 31) > 0) << 3 | (3 + (((entry & 7) ^ (0u - negative)) + negative));
+    }
+    d->outcomes = outcomes;
+}
+#endif
+
 static void make_slots(dcz_decoder *d) {
     const uint32_t n_slots = d->set.n_tables << d->set.precision;
     if (d->tensor.n_words < n_slots / 8) {
         return;
     }
-    uint8_t *slots = keep_fast(d, n_slots);
+    dcz_slot *slots = keep_fast(d, n_slots * sizeof(dcz_slot));
     for (uint32_t table = 0; slots != NULL && table < d->set.n_tables; table++) {
         const dcz_u16 *cumulative = d->set.cumulative + table * TABLE_STRIDE;
-        uint8_t *slot = slots + (table << d->set.precision);
+        dcz_slot *slot = slots + (table << d->set.precision);
         for (uint32_t symbol = 0; symbol < TABLE_SYMBOLS; symbol++) {
             const uint32_t frequency = (uint32_t)(cumulative[symbol + 1] - cumulative[symbol]);
+#ifdef DCZ_SMALL
             memset(slot, (int)symbol, frequency);
+#else
+            for (uint32_t offset = 0; offset < frequency; offset++) {
+                slot[offset] = symbol << SYMBOL_SHIFT | frequency << 12 | offset;
+            }
+#endif
             slot += frequency;
         }
     }
     d->slots = slots;
+#ifndef DCZ_SMALL
+    if (slots != NULL) {
+        make_outcomes(d);
+    }
+#endif
 }
 
 /* What makes it fast, as far as the memory goes. */
@@ -2705,7 +2841,7 @@ static void make_fast(dcz_decoder *d) {
     }
 }
 
-static void make_context_entries(dcz_decoder *d) {
+ONCE void make_context_entries(dcz_decoder *d) {
     dcz_u32 *entries = keep(d, 4 * TABLE_STRIDE);
     for (uint32_t symbol = 0; entries != NULL && symbol < TABLE_SYMBOLS; symbol++) {
         const uint32_t smallest = smallest_of(symbol);
@@ -2717,10 +2853,14 @@ static void make_context_entries(dcz_decoder *d) {
     }
     d->entries = entries;
     d->levels = keep(d, 8 * (uint64_t)d->distance);
+    d->mask = ((uint32_t)1 << d->set.precision) - 1;
+    d->n_labels = d->tensor.n_labels;
+    d->a = trellises[d->trellis][0];
+    d->b = trellises[d->trellis][1];
 }
 
 /* Memory that is needed while the tables are read: contexts, and code lengths or the tables of a table set. */
-static size_t scratch_bytes(const dcz_tensor *t) {
+ONCE size_t scratch_bytes(const dcz_tensor *t) {
     const size_t of_context = MAX_TABLES * TABLE_SYMBOLS;
     if (t->coder == DCZ_RAW) {
         return 0;
@@ -2745,20 +2885,10 @@ static dcz_code begin_tensor(dcz_decoder *d) {
     if (t->coder == DCZ_RAW) {
         return DCZ_OK;
     }
-    cursor c;
-    c.data = d->body;
-    c.size = d->body_size;
-    c.at = 0;
-    c.error = DCZ_OK;
-    const size_t tables_size = (size_t)get_varint(&c, d->body_size - c.at);
-    const uint8_t *tables = take(&c, tables_size);
-    TRY(c.error);
-    const dcz_code code = read_tables(d, tables, tables_size);
+    const dcz_code code = read_tables(d, d->tables, d->tables_size);
     d->least = d->bottom > d->least ? d->bottom : d->least;
     d->least += scratch;
     TRY(code);
-    d->body += c.at;
-    d->body_size -= c.at;
     d->top = room;
     if (t->coder == DCZ_CONTEXT) {
         make_context_entries(d);
@@ -2780,60 +2910,55 @@ void dcz_init(dcz_decoder *d) {
     d->set.number = DCZ_NO_TENSOR;
 }
 
-dcz_code dcz_begin(dcz_decoder *d, const dcz_frame *frame, const dcz_tensor *tensor, void *workspace, size_t room,
-                   dcz_error *error) {
+/* A decoder anew, with memory of the caller. */
+static void start_decoder(dcz_decoder *d, const dcz_frame *frame, void *workspace, size_t room) {
     const size_t skipped = (size_t)(8 - ((uintptr_t)workspace & 7)) & 7;
     const int is_there = workspace != NULL && room > skipped;
-    uint8_t *aligned = is_there ? (uint8_t *)workspace + skipped : (uint8_t *)d; /* none of it is used then */
-    const size_t usable = is_there ? (room - skipped) & ~(size_t)7 : 0;
-    dcz_table_set set = d->set;
-    if (set.number != DCZ_NO_TENSOR && (d->frame != frame || d->workspace != aligned || d->room != usable || usable <= set.n_bytes)) {
-        set.number = DCZ_NO_TENSOR;
-    }
     dcz_init(d);
     d->frame = frame;
+    d->workspace = is_there ? (uint8_t *)workspace + skipped : (uint8_t *)d; /* none of it is used then */
+    d->room = d->top = is_there ? (room - skipped) & ~(size_t)7 : 0;
+}
+
+dcz_code dcz_begin(dcz_decoder *d, const dcz_frame *frame, const dcz_tensor *tensor, void *workspace, size_t room,
+                   dcz_error *error) {
+    const dcz_frame *frame_before = d->frame;
+    const uint8_t *workspace_before = d->workspace;
+    const size_t room_before = d->room;
+    const dcz_table_set set = d->set;
+    dcz_code code = DCZ_OK;
+    start_decoder(d, frame, workspace, room);
     d->tensor = *tensor;
-    d->workspace = aligned;
-    d->room = usable;
     d->record_at = tensor->chunks_at;
     d->offset = d->body_offset = tensor->offset;
     d->n_groups = 1;
     d->in_order = 1;
     if (tensor->alias_of != DCZ_NO_TENSOR) {
-        return report(error, DCZ_BAD_CALL, tensor->number, 0);
-    }
-    if (tensor->n_bytes > most_output(frame)) {
-        return report(error, DCZ_LIM_05, tensor->number, tensor->offset);
-    }
-    if (tensor->n_words == 0) {
-        return report(error, DCZ_OK, tensor->number, 0);
-    }
-    dcz_code code;
-    if (set.number != DCZ_NO_TENSOR) { /* the table set of the tensor before moves to the end */
-        const size_t between = (size_t)((const uint8_t *)set.cumulative - set.choice);
-        uint8_t *to = aligned + usable - set.n_bytes;
-        memmove(to, set.choice, set.n_bytes);
-        set.choice = to;
-        set.cumulative = (const dcz_u16 *)(const void *)(to + between);
-        d->set = set;
-        d->top = usable - set.n_bytes;
+        code = DCZ_BAD_CALL;
+    } else if (tensor->n_bytes > most_output(frame)) {
+        code = DCZ_LIM_05;
+    } else if (tensor->n_words > 0) {
+        const int has_set = set.number != DCZ_NO_TENSOR && frame_before == frame && workspace_before == d->workspace &&
+                            room_before == d->room && d->room > set.n_bytes;
+        if (has_set) { /* the table set of the tensor before moves to the end */
+            d->top -= set.n_bytes;
+            d->set = set;
+            d->set.choice = d->workspace + d->top;
+            d->set.cumulative = (const dcz_u16 *)(const void *)(d->set.choice + ((const uint8_t *)set.cumulative - set.choice));
+            memmove(d->workspace + d->top, set.choice, set.n_bytes);
+        }
         code = begin_tensor(d);
-        if (code == DCZ_NEED_WORKSPACE) { /* without it, then */
+        if (code == DCZ_NEED_WORKSPACE && has_set) { /* without it, then */
             dcz_init(d);
             return dcz_begin(d, frame, tensor, workspace, room, error);
         }
-    } else {
-        d->top = usable;
-        code = begin_tensor(d);
+        set_chunk_bytes(d);
     }
     if (code != DCZ_OK) { /* the caller may well give the workspace away now */
         d->set.number = DCZ_NO_TENSOR;
     }
     if (code == DCZ_NEED_WORKSPACE) {
         return report_need(error, code, tensor->number, (uint64_t)d->least + 7 + 7, (uint64_t)d->fast + 7 + 7);
-    }
-    if (code == DCZ_OK) {
-        set_chunk_bytes(d);
     }
     return report(error, code, tensor->number, d->body_offset);
 }
@@ -2864,16 +2989,16 @@ dcz_code dcz_next_chunk(dcz_decoder *d, void *out, size_t out_room, dcz_error *e
     if (code != DCZ_OK) {
         d->in_order = 0;
         d->tensor.n_chunks = d->chunk; /* it has to begin anew */
-        return report(error, code, tensor, d->body_offset);
+    } else {
+        if (d->tensor.coder != DCZ_RAW && d->in_order) {
+            d->digest += sum_words(out, (size_t)n_bytes, d->first * d->tensor.word_bytes / 4);
+        }
+        d->body = NULL;
+        d->chunk++;
+        d->first += n;
+        set_chunk_bytes(d);
     }
-    if (d->tensor.coder != DCZ_RAW && d->in_order) {
-        d->digest += sum_words(out, (size_t)n_bytes, d->first * d->tensor.word_bytes / 4);
-    }
-    d->body = NULL;
-    d->chunk++;
-    d->first += n;
-    set_chunk_bytes(d);
-    return report(error, DCZ_OK, tensor, d->body_offset);
+    return report(error, code, tensor, d->body_offset);
 }
 
 dcz_code dcz_seek_chunk(dcz_decoder *d, uint64_t chunk, dcz_error *error) {
@@ -2882,32 +3007,18 @@ dcz_code dcz_seek_chunk(dcz_decoder *d, uint64_t chunk, dcz_error *error) {
     if (chunk >= d->tensor.n_chunks) {
         return report(error, DCZ_BAD_CALL, d->tensor.number, 0);
     }
-    if (chunk == d->chunk) {
-        return report(error, DCZ_OK, d->tensor.number, offset);
-    }
-    for (uint64_t i = 0; i < chunk; i++) {
-        offset += get_varint(&c, UINT64_MAX);
-        (void)get_number(&c, 4);
-    }
-    d->in_order = 0;
-    d->chunk = chunk;
-    d->first = chunk * d->tensor.chunk_words;
-    d->record_at = (uint32_t)c.at;
-    d->offset = offset;
-    d->body = NULL;
-    set_chunk_bytes(d);
-    if (chunk == 0 && d->tensor.coder != DCZ_RAW) { /* its tables are known; pass them by */
-        dcz_code code = load_chunk(d);
-        c.data = d->body;
-        c.size = d->body_size;
-        c.at = 0;
-        if (code == DCZ_OK) {
-            (void)take(&c, get_varint(&c, UINT64_MAX));
-            code = c.error;
-            d->body += c.at;
-            d->body_size -= c.at;
+    if (chunk != d->chunk) {
+        for (uint64_t i = 0; i < chunk; i++) {
+            offset += get_varint(&c, UINT64_MAX);
+            (void)get_number(&c, 4);
         }
-        return report(error, code, d->tensor.number, offset);
+        d->in_order = 0;
+        d->chunk = chunk;
+        d->first = chunk * d->tensor.chunk_words;
+        d->record_at = (uint32_t)c.at;
+        d->offset = offset;
+        d->body = NULL;
+        set_chunk_bytes(d);
     }
     return report(error, DCZ_OK, d->tensor.number, offset);
 }
@@ -2930,10 +3041,7 @@ dcz_code dcz_end(dcz_decoder *d, dcz_error *error) {
 dcz_code dcz_decode(dcz_decoder *d, const dcz_frame *frame, const dcz_tensor *tensor, void *out, size_t out_room,
                     void *workspace, size_t room, dcz_error *error) {
     uint8_t *at = out;
-    if (tensor->n_bytes > 0 && (out == NULL || out_room < tensor->n_bytes)) {
-        if (tensor->n_bytes > most_output(frame)) {
-            return report(error, DCZ_LIM_05, tensor->number, tensor->offset);
-        }
+    if (tensor->n_bytes > (out != NULL ? out_room : 0) && tensor->n_bytes <= most_output(frame)) {
         return report_need(error, DCZ_NEED_OUTPUT, tensor->number, tensor->n_bytes, 0);
     }
     TRY(dcz_begin(d, frame, tensor, workspace, room, error));
@@ -2947,60 +3055,71 @@ dcz_code dcz_decode(dcz_decoder *d, const dcz_frame *frame, const dcz_tensor *te
 
 dcz_code dcz_check_table_set(const dcz_frame *frame, uint32_t number, void *workspace, size_t room,
                              dcz_error *error) {
-    dcz_decoder d;
-    dcz_init(&d);
-    const size_t skipped = (size_t)(8 - ((uintptr_t)workspace & 7)) & 7;
     const size_t scratch = 2 * N_SIDE_CONTEXTS + ((MAX_TABLES * TABLE_SYMBOLS + 7) & ~(size_t)7);
+    dcz_decoder d;
+    dcz_code code = DCZ_NEED_WORKSPACE;
+    start_decoder(&d, frame, workspace, room);
     if (number >= frame->n_table_sets) {
         return report(error, DCZ_BAD_CALL, DCZ_NO_TENSOR, 0);
     }
-    if (workspace == NULL || room < scratch + 14) {
-        return report_need(error, DCZ_NEED_WORKSPACE, DCZ_NO_TENSOR, scratch + 14, 0);
+    if (d.top >= scratch) {
+        d.top -= scratch;
+        d.scratch = d.workspace + d.top;
+        code = load_table_set(&d, number);
     }
-    d.frame = frame;
-    d.workspace = (uint8_t *)workspace + skipped;
-    d.top = ((room - skipped) & ~(size_t)7) - scratch;
-    d.scratch = d.workspace + d.top;
-    const dcz_code code = load_table_set(&d, number);
-    if (code == DCZ_NEED_WORKSPACE) {
-        return report_need(error, code, DCZ_NO_TENSOR, d.bottom + scratch + 14, 0);
-    }
-    return report(error, code, DCZ_NO_TENSOR, d.body_offset);
+    return code == DCZ_NEED_WORKSPACE ? report_need(error, code, DCZ_NO_TENSOR, d.bottom + scratch + 14, 0)
+                                      : report(error, code, DCZ_NO_TENSOR, d.body_offset);
 }
 
 dcz_code dcz_check_section(const dcz_frame *frame, const dcz_section *section, void *workspace, size_t room,
                            dcz_error *error) {
+    const size_t piece = frame->data != NULL ? INT32_MAX & ~3 : workspace != NULL ? room & ~(size_t)3 : 0;
+    dcz_code code = section->size > frame->limits.max_section_bytes ? DCZ_LIM_06 : DCZ_OK;
     uint64_t sum = 0;
-    const uint64_t piece = frame->data != NULL ? UINT32_MAX / 8 * 4 : room & ~(size_t)3;
-    if (section->size > frame->limits.max_section_bytes) {
-        return report(error, DCZ_LIM_06, DCZ_NO_TENSOR, section->offset);
-    }
-    if (piece < 64 || (frame->data == NULL && workspace == NULL)) {
-        return report_need(error, DCZ_NEED_WORKSPACE, DCZ_NO_TENSOR, 64, 0);
-    }
-    for (uint64_t at = 0; at < section->size; at += piece) {
+    for (uint64_t at = 0; code == DCZ_OK && at < section->size; at += piece) {
         const uint64_t left = section->size - at;
-        const size_t n = (size_t)(left < piece ? left : piece);
+        const size_t n = left < piece ? (size_t)left : piece;
+        if (piece < 64) {
+            return report_need(error, DCZ_NEED_WORKSPACE, DCZ_NO_TENSOR, 64, 0);
+        }
         const uint8_t *data = bytes_at(frame, section->offset + at, n, workspace);
         if (data == NULL) {
-            return report(error, DCZ_READ_FAILED, DCZ_NO_TENSOR, section->offset + at);
+            code = DCZ_READ_FAILED;
+        } else {
+            sum += sum_words(data, n, at / 4);
         }
-        sum += sum_words(data, n, at / 4);
     }
-    const dcz_code code = checksum_differs(fold(sum), section->checksum) ? DCZ_SEC_01 : DCZ_OK;
+    if (code == DCZ_OK && checksum_differs(fold(sum), section->checksum)) {
+        code = DCZ_SEC_01;
+    }
     return report(error, code, DCZ_NO_TENSOR, section->offset);
 }
 
 /* ---- 12 Checksums ---- */
 
-INLINE uint32_t multiplier(uint32_t x) { return x ^ x >> 15; }
+TINY uint32_t multiplier(uint32_t x) { return x ^ x >> 15; }
 
 /* The sum of a stretch whose first word is number `place`. */
 static uint64_t sum_words(const uint8_t *data, size_t n_bytes, uint64_t place) {
     const uint32_t step = 0x9E3779B1;
     uint32_t x = (uint32_t)(place + 1) * step;
     uint64_t sum = 0;
-#ifndef DCZ_SMALL
+#ifdef HAS_SSE2
+    __m128i places = _mm_set_epi32((int)(x + 3 * step), (int)(x + 2 * step), (int)(x + step), (int)x);
+    const __m128i steps = _mm_set1_epi32((int)(4 * step));
+    __m128i sums = _mm_setzero_si128(), odd_sums = sums;
+    for (; n_bytes >= 16; n_bytes -= 16, data += 16, x += 4 * step) {
+        const __m128i words = _mm_loadu_si128((const __m128i *)(const void *)data);
+        const __m128i times = _mm_xor_si128(places, _mm_srli_epi32(places, 15));
+        sums = _mm_add_epi64(sums, _mm_mul_epu32(words, times));
+        odd_sums = _mm_add_epi64(odd_sums, _mm_mul_epu32(_mm_srli_epi64(words, 32), _mm_srli_epi64(times, 32)));
+        places = _mm_add_epi32(places, steps);
+    }
+    uint64_t halves[2];
+    sums = _mm_add_epi64(sums, odd_sums);
+    memcpy(halves, &sums, 16);
+    sum = halves[0] + halves[1];
+#elif !defined(DCZ_SMALL)
     uint64_t sum_1 = 0, sum_2 = 0, sum_3 = 0;
     for (; n_bytes >= 16; n_bytes -= 16, data += 16, x += 4 * step) {
         sum += (uint64_t)load_u32(data) * multiplier(x);
@@ -3021,9 +3140,9 @@ static uint64_t sum_words(const uint8_t *data, size_t n_bytes, uint64_t place) {
     return sum;
 }
 
-static uint32_t fold(uint64_t sum) { return (uint32_t)(sum + (sum >> 32)); }
+ONCE uint32_t fold(uint64_t sum) { return (uint32_t)(sum + (sum >> 32)); }
 
-static int checksum_differs(uint32_t left, uint32_t right) {
+ONCE int checksum_differs(uint32_t left, uint32_t right) {
 #ifdef DCZ_NO_CHECKSUMS
     (void)left, (void)right;
     return 0;

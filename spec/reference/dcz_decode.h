@@ -173,14 +173,14 @@ typedef struct dcz_tensor {
     uint32_t number;   /* in the directory */
     uint32_t alias_of; /* DCZ_NO_TENSOR, or the number of the tensor that has the data; dtype is 0 then */
     uint8_t dtype, kind, word_bytes, words_per_element, coder, chunk_shift;
-    uint32_t rank;
-    uint64_t shape[DCZ_MAX_RANK];
     uint64_t n_words, n_bytes, n_kept, chunk_words, n_chunks, largest_chunk, stored_bytes;
     uint32_t n_labels, digest;
     uint64_t offset;    /* of the first chunk in the frame */
     uint32_t chunks_at; /* of its record in the directory; `at` is where the next tensor's record starts */
     uint32_t at;
     uint64_t next_offset, names_bytes;
+    uint32_t rank;
+    uint64_t shape[DCZ_MAX_RANK];
 } dcz_tensor;
 
 typedef struct dcz_metadata {
@@ -226,37 +226,38 @@ typedef struct dcz_table_set {
 
 /* A tensor that is being decoded. Start with dcz_init(); the workspace belongs to it until the next dcz_begin(). */
 typedef struct dcz_decoder {
-    const dcz_frame *frame;
-    dcz_tensor tensor;
     uint64_t chunk;       /* number of the next chunk */
     uint64_t chunk_bytes; /* decoded bytes of the next chunk: what dcz_next_chunk() will write */
     uint64_t first;       /* its first word */
-    uint8_t *workspace;
-    size_t room, bottom, top, least, fast;
-    uint32_t record_at;
-    uint64_t offset, body_offset;
+    const dcz_frame *frame;
+    uint8_t *workspace, *scratch, *codebook;
+    size_t bottom, top, least, fast;
     const uint8_t *body;
     size_t body_size;
+    uint64_t n_groups;
+    uint32_t has_zero, record_at;
+    uint64_t offset;
+    uint64_t stretch, body_offset;
+    const uint8_t *tables;
+    size_t tables_size, room;
     uint64_t digest, n_kept;
-    uint8_t in_order;
     uint8_t *chunk_buffer;
-    uint8_t *codebook;
-    uint64_t stretch, n_groups;
-    uint32_t row_words, has_zero, zero_apart;
+    uint32_t row_words, zero_apart;
     uint32_t block, n_buckets, raw_bits;
-    dcz_huffman code, label_code;
     dcz_plane *planes;
     uint32_t n_coded; /* planes that have a code */
-    uint8_t *scratch;
     dcz_table_set set;
-    uint32_t trellis, origin, distance, thresholds[3];
+    uint32_t trellis, origin, distance, thresholds[3], n_labels, mask, a, b;
     int8_t *rows, *columns, *positions;
     uint64_t n_rows, n_columns, n_positions, width;
     uint8_t *levels;
-    const uint8_t *slots;
-    const dcz_u32 *entries;
+    const void *slots;
+    const dcz_u32 *entries, *outcomes;
     uint8_t *units;
     uint32_t unit_bytes;
+    uint8_t in_order;
+    dcz_huffman code, label_code;
+    dcz_tensor tensor;
 } dcz_decoder;
 
 /* Bytes with which dcz_begin() can always say how much it needs, beside the largest chunk (and, for `context`, the

@@ -50,7 +50,7 @@ static int exit_code_of(dcz_code code) {
 static void print_text(FILE *to, const char *text, size_t size) {
     for (size_t i = 0; i < size; i++) {
         const unsigned char c = (unsigned char)text[i];
-        if (c < 32 || c == 127 || c == '\\') {
+        if (c < 32 || c >= 127 || c == '\\') {
             (void)fprintf(to, "\\x%02x", c);
         } else {
             (void)fputc(c, to);
@@ -90,7 +90,7 @@ static int read_input(session *s) {
         return fail_io(s, "cannot be opened");
     }
     const long size = ftell(s->in.file);
-    if (size < 0 || (unsigned long)size > SIZE_MAX - 1) {
+    if (size < 0 || size == LONG_MAX || (unsigned long)size > SIZE_MAX - 1) { /* LONG_MAX: a folder */
         return fail_io(s, "is no plain file, or too large");
     }
     s->in.size = (uint64_t)size;
@@ -289,6 +289,14 @@ static FILE *create(const session *s, const char *name) {
     return size > 0 && (size_t)size < sizeof path ? fopen(path, "wb") : NULL;
 }
 
+static void discard(const session *s, const char *name) {
+    char path[4096];
+    const int size = snprintf(path, sizeof path, "%s/%s", s->folder, name);
+    if (size > 0 && (size_t)size < sizeof path) {
+        (void)remove(path);
+    }
+}
+
 /* A line of tensors.txt: number, element type, shape, coder, the number of the tensor that has the data, name. */
 static int write_all(session *s) {
     dcz_tensor t;
@@ -318,9 +326,23 @@ static int write_all(session *s) {
             if (to != NULL && fclose(to) != 0 && problem == 0) {
                 problem = fail_io(s, "its tensors cannot be written");
             }
+            if (problem != 0) {
+                discard(s, name);
+            }
         }
     }
-    return fclose(contents) != 0 && problem == 0 ? fail_io(s, "the folder cannot be written to") : problem;
+    problem = fclose(contents) != 0 && problem == 0 ? fail_io(s, "the folder cannot be written to") : problem;
+    if (problem != 0) { /* a list of what is there, or none */
+        discard(s, "tensors.txt");
+    }
+    return problem;
+}
+
+/* A number of bytes or things, in digits alone. */
+static int read_count(const char *text, uint64_t *value) {
+    char *end = NULL;
+    *value = strtoull(text, &end, 10);
+    return text[0] >= '0' && text[0] <= '9' && *end == '\0';
 }
 
 static int set_limit(dcz_limits *limits, const char *text) {
@@ -331,10 +353,10 @@ static int set_limit(dcz_limits *limits, const char *text) {
     narrow[1] = &limits->max_tensors;
     narrow[2] = &limits->max_rank;
     narrow[3] = &limits->max_name_bytes;
-    if (number == NULL) {
+    uint64_t value = 0;
+    if (number == NULL || !read_count(number + 1, &value)) {
         return 0;
     }
-    const unsigned long long value = strtoull(number + 1, NULL, 10);
     for (int i = 0; i < 4; i++) {
         if (strncmp(text, names[i], strlen(names[i])) == 0) {
             *narrow[i] = value < UINT32_MAX ? (uint32_t)value : UINT32_MAX;
@@ -360,8 +382,8 @@ int main(int argc, char **argv) {
             s.is_streamed = 1;
         } else if (strcmp(argv[at], "-m") == 0) {
             s.is_least = 1;
-        } else if (strcmp(argv[at], "-M") == 0 && at + 1 < argc) {
-            limits.max_output_bytes = strtoull(argv[++at], NULL, 10);
+        } else if (strcmp(argv[at], "-M") == 0 && at + 1 < argc && read_count(argv[at + 1], &limits.max_output_bytes)) {
+            at++;
         } else if (strcmp(argv[at], "-L") == 0 && at + 1 < argc && set_limit(&limits, argv[at + 1])) {
             at++;
         } else if (strcmp(argv[at], "-o") == 0 && at + 1 < argc) {

@@ -7,11 +7,14 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dcompress.checksum import checksum
+from dcompress.cursor import write_varint
 from dcompress.decode import open_frame
 from dcompress.encode import encode_checkpoint
 from dcompress.model_file import read_checkpoint
@@ -98,7 +101,7 @@ def rule_of(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def escape(name: str) -> str:
-    return "".join(f"\\x{ord(c):02x}" if ord(c) < 32 or ord(c) == 127 or c == "\\" else c for c in name)
+    return "".join(f"\\x{b:02x}" if b < 32 or b >= 127 or b == 92 else chr(b) for b in name.encode())
 
 
 def shape_text(shape: Any) -> str:
@@ -263,6 +266,36 @@ def test_every_truncation_and_every_flipped_bit(build):
         assert coders >= {"raw", "planes", "fixed", "labels", "zero_run", "split_run", "context"}
 
 
+def test_table_set_is_kept_only_while_it_is_there(build):
+    """After calls that failed, with the workspace used for something else, and in another room."""
+    calls = build("calls", [Path(__file__).with_name("c_decoder_calls.c"), REFERENCE / "dcz_decode.c"], "-O2")
+    for name in ("064-context-every-dtype", "065-context-trellis", "084-table-sets"):
+        done = run(calls, FIXTURES / "valid" / f"{name}.dcz")
+        assert done.returncode == 0, done.stdout
+        assert done.stdout.endswith(" 0 wrong\n")
+
+
+def test_many_long_names_of_one_prefix(dcz_read, tmp_path):
+    """16,384 names of 1,023 bytes (16 MiB together) in a directory of 200 kB: under a second."""
+    directory = bytearray(b"\0")
+    write_varint(directory, 16384)
+    for number in range(16384):
+        rest = f"{number:05}".encode() if number else b"x" * 1018 + b"00000"
+        write_varint(directory, 1018 if number else 0)
+        write_varint(directory, len(rest))
+        directory += rest + b"\x0c\1\0"  # float32, of shape (0,)
+    directory += b"\0\0"
+    for twice in (False, True):
+        if twice:  # the last name is that of the one before
+            directory[-10:-5] = b"16382"
+        head = b"\x89DCZ\r\n\x1a\n\1\0\0\0" + len(directory).to_bytes(4, "little")
+        frame = head + checksum(head + directory).to_bytes(4, "little") + directory
+        (tmp_path / "names.dcz").write_bytes(frame)
+        start = time.perf_counter()
+        assert rule_of(run(dcz_read, "verify", tmp_path / "names.dcz")) == ("DIR-03" if twice else "accepted")
+        assert time.perf_counter() - start < 5  # a slow and busy machine
+
+
 def test_messages_and_exit_codes(dcz_read, tmp_path):
     assert run(dcz_read).returncode == 2
     assert run(dcz_read, "verify", tmp_path / "none.dcz").returncode == 1
@@ -311,3 +344,14 @@ def test_corpus_harness(build):
     files = sorted([*(FIXTURES / "valid").glob("*.dcz"), *(FIXTURES / "invalid").glob("*.dcz")])
     done = run(program, *files)
     assert (done.returncode, done.stdout) == (0, f"{len(files)} files\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and clocks")
+def test_fast_fuzzer(build, tmp_path):
+    """A second of it: it finds nothing, and gets deep into every coder."""
+    program = build("fast", [ROOT / "tests" / "fuzz" / "fuzz_fast.c"], "-O2")
+    done = run(program, 1, 1, tmp_path / "finding", *sorted((FIXTURES / "valid").glob("*.dcz")))
+    assert done.returncode == 0, f"{done.stdout}; seed 1"
+    counts = re.findall(r"(\w+) (\d+)/(\d+)", done.stdout.splitlines()[2])
+    assert len(counts) == 7
+    assert all(int(taken) > 0 and int(refused) > 0 for _, taken, refused in counts), done.stdout

@@ -8,6 +8,7 @@
  * -DDCZ_NO_CHECKSUMS skips the comparison of checksums, so that plain mutation gets deep. Without it, the mutator
  * works on the parts of a frame (directory, table sets, tables, bodies) and mends sizes, checksums and digests.
  * -DDCZ_REPLAY makes a program without an engine that replays the files that it is given: any compiler does.
+ * fuzz_fast.c takes its parts (DCZ_PARTS) for a fuzzer without an engine.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -248,6 +249,7 @@ static void mend_head(uint8_t *data, size_t size) {
     put_u32(data + 16, fold(sum_words(data, 16, 0) + sum_words(data + 20, directory_size, 4)));
 }
 
+#ifndef DCZ_PARTS
 /* Write what the checksums should be, and the digests of the tensors that decode. */
 static void mend(uint8_t *data, size_t size) {
     layout l;
@@ -278,6 +280,7 @@ static void mend(uint8_t *data, size_t size) {
     }
     mend_head(data, size);
 }
+#endif
 
 static size_t put_varint(uint8_t *to, uint64_t value) {
     size_t n = 0;
@@ -288,7 +291,7 @@ static size_t put_varint(uint8_t *to, uint64_t value) {
     return n;
 }
 
-#ifndef DCZ_REPLAY
+#if !defined(DCZ_REPLAY) && !defined(DCZ_PARTS)
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed);
 
@@ -347,7 +350,7 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
     mend(data, size);
     return size;
 }
-#else
+#elif defined(DCZ_REPLAY)
 int main(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         FILE *file = fopen(argv[i], "rb");

@@ -90,6 +90,15 @@ def test_models_that_a_small_reader_refuses_are_refused(tensors, metadata, what)
         encode_checkpoint(checkpoint, Recipe("lossless", profile="baseline"))
 
 
+@pytest.mark.parametrize("shape", [(2, 20000), (7, 12000), (3, 9000), (20, 30000), (17, 4096), (5, 4000)])
+def test_long_rows_by_rate(shape):
+    checkpoint = Checkpoint({"w": floats(shape, scale=0.1), "v": floats((64, 64), scale=0.1)})
+    recipe = Recipe(step=0.1, profile="baseline")
+    decoded = check_baseline(encode_checkpoint(checkpoint, recipe, effort=5).to_bytes())
+    for name, tensor in compress_checkpoint(checkpoint, recipe, effort=5).items():
+        np.testing.assert_array_equal(decoded[name].words, tensor.gather().words)
+
+
 def test_profiles_in_recipes():
     recipe = Recipe.from_toml('profile = "baseline"')
     assert recipe.profile == "baseline"
