@@ -322,9 +322,10 @@ def test_messages_and_exit_codes(dcz_read, tmp_path):
     assert run(dcz_read, "write", worked, "no such tensor").returncode == 2
 
 
-def test_program_of_the_readme(build, tmp_path):
+@pytest.mark.parametrize("readme", [REFERENCE / "README.md", ROOT / "README.md"], ids=["reference", "main"])
+def test_program_of_the_readme(readme, build, tmp_path):
     """The ten lines that ship a model to a device."""
-    text = (REFERENCE / "README.md").read_text(encoding="utf-8")
+    text = readme.read_text(encoding="utf-8")
     found = re.search(r"```c\n(.*?)```", text, re.DOTALL)
     assert found
     (tmp_path / "device.c").write_text(found[1])
