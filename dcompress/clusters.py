@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from dcompress.coding.symbols import BUCKET_BASES, N_SYMBOLS
 from dcompress.coding.table_set import ABSENT, MAX_LENGTH
 
-__all__ = ["cluster_contexts", "table_lengths"]
+__all__ = ["cluster_contexts", "pooled", "table_lengths"]
 
 _START_TABLES = 48
 _TABLE_BITS = 8.0  # what a table costs, and each of its symbols
@@ -44,15 +44,21 @@ def cluster_contexts(counts: I64) -> I64:
     member = np.empty(used.size, np.int64)
     member[order] = (weight / weight[-1] * (_START_TABLES - 1e-9)).astype(np.int64)
     member = _reassign(some, member, 6)
-    tables = np.stack([some[member == k].sum(axis=0) for k in range(member.max() + 1)])
+    tables = pooled(some, member)
     alive, tables = _merge(tables)
     member = _reassign(some, alive[member], 3)
     # Tables in the order of their magnitudes, so that neighbouring classes have neighbouring tables.
-    tables = np.stack([some[member == k].sum(axis=0) for k in range(member.max() + 1)])
+    tables = pooled(some, member)
     rank = np.argsort(np.argsort((tables @ _SYMBOL_MAGNITUDES) / tables.sum(axis=1), kind="stable"))
     ordered = np.zeros_like(tables)
     ordered[rank] = tables
     return _smooth(counts, ordered)
+
+
+def pooled(nodes: Floats, member: I64) -> Floats:
+    """Return the counts of every table: those of its members, whole numbers, so exact in whatever order."""
+    is_member = (np.arange(int(member.max()) + 1)[:, None] == member).astype(np.float64)
+    return np.asarray(is_member @ nodes)
 
 
 def _costs(tables: Floats) -> Floats:
@@ -88,8 +94,7 @@ def _reassign(nodes: Floats, member: I64, rounds: int) -> I64:
     """Return members moved to the tables under which they cost least; empty tables are left out."""
     for _ in range(rounds):
         _, member = np.unique(member, return_inverse=True)
-        is_member = (np.arange(member.max() + 1)[:, None] == member).astype(np.float64)
-        tables = is_member @ nodes  # of whole numbers: exact, in whatever order they are added
+        tables = pooled(nodes, member)
         # Costs are whole numbers of 1/256 bit: then sums are exact, whatever their order, on every machine.
         costs = nodes @ _costs(tables).T
         member = costs.argmin(axis=1)

@@ -36,7 +36,7 @@ from dcompress.packing import (
 from dcompress.profiles import PROFILES, Profile
 from dcompress.recipe import Recipe
 from dcompress.settings import DEFAULT_EFFORT
-from dcompress.stages import Checkpoint, SharedTensor, TensorData, tensor_specs
+from dcompress.stages import Checkpoint, SharedTensor, TensorData, TensorSpec, tensor_specs
 
 __all__ = ["EncodedFrame", "TensorReport", "encode_checkpoint", "encode_tensor", "recognise"]
 
@@ -164,7 +164,7 @@ def encode_checkpoint(
     for name, (dtype, shape) in specs.items():
         if dtype.element_bytes * math.prod(max(1, size) for size in shape) >= 1 << 63:
             raise EncodeError(f"tensor {name!r} has the shape {shape}, larger than a file can say")
-    _check_profile(profile, checkpoint)
+    _check_profile(profile, specs, checkpoint.metadata)
     kernels.expect(sum(math.prod(shape) * dtype.words_per_element for dtype, shape in specs.values()))
     compressed = compress_checkpoint(checkpoint, recipe, effort=effort, threads=threads)
     done: dict[str, TensorReport] = {}
@@ -218,13 +218,13 @@ def encode_checkpoint(
     return EncodedFrame(head, tuple(reports), tuple(sections), tuple(table_sets))
 
 
-def _check_profile(profile: Profile, checkpoint: Checkpoint) -> None:
+def _check_profile(profile: Profile, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str]) -> None:
     """Refuse a model whose names and shapes are more than readers of a profile take."""
-    _check_count(profile, "tensors", len(checkpoint.tensors), profile.tensors)
-    for name, (_, shape) in tensor_specs(checkpoint.tensors).items():
+    _check_count(profile, "tensors", len(specs), profile.tensors)
+    for name, (_, shape) in specs.items():
         _check_count(profile, f"dimensions of tensor {name!r}", len(shape), profile.rank)
         _check_count(profile, f"bytes of the name {name!r}", len(name.encode()), profile.name_bytes)
-    for key in checkpoint.metadata:
+    for key in metadata:
         _check_count(profile, f"bytes of the metadata key {key!r}", len(key.encode()), profile.name_bytes)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcompress import kernels
-from dcompress.clusters import cluster_contexts, table_lengths
+from dcompress.clusters import cluster_contexts, pooled, table_lengths
 from dcompress.coding.base import Codebook
 from dcompress.coding.context import (
     DEAD,
@@ -288,8 +288,7 @@ def _table_costs(counts: I64, choice: I64) -> NDArray[np.int32]:
 
 def _pooled(counts: I64, choice: I64) -> Floats:
     """Return the counts of every table."""
-    is_member = (np.arange(int(choice.max()) + 1)[:, None] == choice.reshape(-1)).astype(np.float64)
-    return np.asarray(is_member @ counts.reshape(-1, N_SYMBOLS).astype(np.float64))
+    return pooled(counts.reshape(-1, N_SYMBOLS).astype(np.float64), choice.reshape(-1))
 
 
 def _finish(

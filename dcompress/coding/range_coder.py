@@ -16,6 +16,8 @@ from dcompress.kernels.side import (
     MAP_CONTEXTS,
     NO_QUARTERS,
     TABLE_CONTEXTS,
+    fold_sign,
+    unfold_sign,
 )
 from dcompress.kernels.status import ILLEGAL, OK, OUT_OF_RANGE, OVERRUN
 
@@ -35,16 +37,6 @@ _TABLE_FAULTS = {
     ILLEGAL: ("bucket or length that does not exist", "SET-01"),
     OVERRUN: ("table that does not exist", "SET-02"),
 }
-
-
-def fold_sign(value: int) -> int:
-    """Return a signed number as an unsigned one: 0, -1, 1, -2, ... become 0, 1, 2, 3, ..."""
-    return 2 * value if value >= 0 else -2 * value - 1
-
-
-def unfold_sign(folded: int) -> int:
-    """Return the signed number that ``fold_sign`` folded."""
-    return -(folded + 1) // 2 if folded % 2 else folded // 2
 
 
 class SideWriter:

@@ -28,6 +28,7 @@ from dcompress.kernels.side import (
     SIDE_SHIFTS,
     TABLE_CONTEXTS,
     neighbours,
+    unfold_sign,
 )
 from dcompress.kernels.status import ILLEGAL, OK, OUT_OF_RANGE, OVERRUN
 
@@ -118,10 +119,7 @@ def read_number(data, state, kind):
     return U64(1) << U64(n_bits - 1) | read_raw(data, state, n_bits - 1)
 
 
-@njit(cache=True, nogil=True)
-def _unfolded(folded):
-    """Return the signed number that is folded."""
-    return -((folded + 1) >> 1) if folded & 1 else folded >> 1
+_unfolded = njit(cache=True, nogil=True)(unfold_sign)
 
 
 @njit(cache=True, nogil=True)

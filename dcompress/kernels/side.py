@@ -28,6 +28,7 @@ __all__ = [
     "TABLE_CONTEXTS",
     "SideState",
     "bytes_used",
+    "fold_sign",
     "neighbours",
     "read_bit",
     "read_classes",
@@ -38,6 +39,7 @@ __all__ = [
     "read_tables",
     "read_unary",
     "start_side",
+    "unfold_sign",
 ]
 
 U8 = NDArray[np.uint8]
@@ -70,6 +72,16 @@ MAX_QUARTERS = 63
 MAX_TABLES = 127
 QUARTERS_EXPECTED = 24  # of a length in a table set, where nothing is known
 NO_QUARTERS = 255  # in the place of a length
+
+
+def fold_sign(value: int) -> int:
+    """Return a signed number as an unsigned one: 0, -1, 1, -2, ... become 0, 1, 2, 3, ..."""
+    return 2 * value if value >= 0 else -2 * value - 1
+
+
+def unfold_sign(folded: int) -> int:
+    """Return the signed number that ``fold_sign`` folded."""
+    return -(folded + 1) // 2 if folded % 2 else folded // 2
 
 
 class SideState:
@@ -164,7 +176,7 @@ def read_gaps(data: U8, state: SideState, n_first: int, largest: int, values: U6
         folded = read_number(data, state, KIND_GAP)
         if folded > MAX_GAP_CHANGE:
             return OUT_OF_RANGE
-        n_bits += -(folded + 1) // 2 if folded % 2 else folded // 2
+        n_bits += unfold_sign(folded)
         if not 0 <= n_bits <= 64:
             return ILLEGAL
         gap = 1 << (n_bits - 1) | read_raw(data, state, n_bits - 1) if n_bits else 0
@@ -239,7 +251,7 @@ def read_tables(data: U8, state: SideState, quarters: U8, choice: U8) -> int:
         folded = read_number(data, state, KIND_EXTENT)
         if parent > number or folded > n_symbols + 1:
             return OUT_OF_RANGE
-        extent = -(folded + 1) // 2 if folded % 2 else folded // 2
+        extent = unfold_sign(folded)
         extent += extents[number - parent] if parent else 0
         if not 0 <= 2 * extent < n_symbols:
             return ILLEGAL
@@ -266,7 +278,7 @@ def read_tables(data: U8, state: SideState, quarters: U8, choice: U8) -> int:
                 folded = read_unary(data, state, MAP_CONTEXTS + 16 * (at == 0), 16, 2 * MAX_TABLES)
                 if folded > 2 * MAX_TABLES:
                     return OUT_OF_RANGE
-                table += -(folded + 1) // 2 if folded % 2 else folded // 2
+                table += unfold_sign(folded)
                 if not 0 <= table < n_tables:
                     return OVERRUN
                 row[at] = table

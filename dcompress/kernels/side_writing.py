@@ -16,6 +16,7 @@ from dcompress.kernels.side import (
     SIDE_CEILING,
     SIDE_FLOOR,
     SIDE_SHIFTS,
+    fold_sign,
     neighbours,
 )
 
@@ -119,7 +120,7 @@ def write_gaps(state: WriterState, n_first: int, values: U64) -> WriterState:
         previous = value
         n_bits = gap.bit_length()
         change = n_bits - last_bits
-        write_number(state, KIND_GAP, 2 * change if change >= 0 else -2 * change - 1)
+        write_number(state, KIND_GAP, fold_sign(change))
         write_raw(state, gap, max(0, n_bits - 1))
         last_bits = n_bits
     return state
