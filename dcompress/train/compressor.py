@@ -18,7 +18,7 @@ from dcompress.train.recipe import RecipeLike, TrainRecipe
 from dcompress.train.regularizers import group_lasso, l1_norm
 from dcompress.train.schedules import is_active, is_due
 from dcompress.train.settings import PenaltyStage, PruneStage, QuantizeStage, ShareStage, Stage
-from dcompress.train.sharer import assign, start_sharing
+from dcompress.train.sharer import assign, check_trained, start_sharing
 from dcompress.train.sites import Site, attach, detach, find_sites
 
 __all__ = ["Compressor", "StepReport"]
@@ -91,8 +91,14 @@ class Compressor:
         optimizer: torch.optim.Optimizer | None = None,
         masks: Mapping[str, Tensor] | None = None,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise RecipeError(f"a model (torch.nn.Module) is wanted, not {type(model).__name__}")
         if hasattr(model, "_orig_mod"):
             raise RecipeError("the model is compiled: make the Compressor first, then call torch.compile")
+        if optimizer is not None:
+            known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+            if not any(id(parameter) in known for parameter in model.parameters()):
+                raise RecipeError("the optimizer has no parameter of this model")
         self.model = model
         self.recipe = TrainRecipe.of(recipe)
         self.n_steps = 0
@@ -136,6 +142,11 @@ class Compressor:
             An importance needs what was not watched.
         EncodeError
             `finish` was called already.
+
+        Warns
+        -----
+        DcompressWarning
+            A codebook has not changed since it is in use: the optimizer does not know it.
         """
         self._check_open()
         self.n_steps += 1
@@ -280,6 +291,8 @@ class Compressor:
             The checkpoint was made with another recipe.
         """
         self._check_open()
+        if "stages" not in state:
+            raise RecipeError("this is no checkpoint of a Compressor: its state_dict() makes one")
         if state["stages"] != self._fingerprint():
             raise RecipeError("this checkpoint was made with another recipe, or for another model")
         self.n_steps = state["n_steps"]
@@ -335,6 +348,7 @@ class Compressor:
                     for site in sites:
                         start_sharing(site, stage) if elapsed == 0 else assign(site)
                     shared += names
+                check_trained(sites, elapsed)
             elif isinstance(stage, QuantizeStage) and step == stage.begin:
                 for site in sites:
                     assert site.rounding is not None

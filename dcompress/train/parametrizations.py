@@ -80,6 +80,7 @@ class CodebookParametrization(nn.Module):
         self.register_buffer("labels", torch.zeros(shape, dtype=torch.int32, device=like.device))
         self.latent = latent
         self.active = False
+        self.start: Tensor | None = None  # where training began, if it did here
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight as it is used, in its shape and dtype."""

@@ -15,6 +15,7 @@ from dcompress.errors import RecipeError
 from dcompress.train.importance import unit_scores
 from dcompress.train.masks import keep_n_of_m, kept_above, kept_units, standard_deviation
 from dcompress.train.parametrizations import Watcher
+from dcompress.train.recurrent import is_recurrent
 from dcompress.train.regrow import regrown_units
 from dcompress.train.schedules import is_due, level, regrow_fraction
 from dcompress.train.settings import PruneStage
@@ -137,7 +138,7 @@ def watch(job: PruneJob, model: nn.Module) -> None:
     Raises
     ------
     RecipeError
-        The module to observe is not there.
+        The module to observe is not there, or the channels of a recurrent layer are asked for.
     """
     is_channel = job.stage.grains.kind == "channel"
     for site in job.sites:
@@ -151,6 +152,13 @@ def watch(job: PruneJob, model: nn.Module) -> None:
             except AttributeError:
                 job.stage.fail(f"observe: the model has no module {job.stage.observe!r}")
             of_inputs = False
+        elif is_recurrent(module):  # several rows of a weight for each channel, and hidden inputs
+            if not callable(job.stage.importance):
+                job.stage.fail(
+                    f"parameter {site.name!r}: importance {job.stage.importance!r} watches channels, but the "
+                    f"rows of a {type(module).__name__} are gates: take one of weights or gradients, as 'l2'"
+                )
+            continue
         elif hasattr(module, "transposed") and module.transposed:
             of_inputs = not is_channel  # its weight has the inputs first
         hook = partial(statistics.watch_channels, of_inputs=of_inputs)

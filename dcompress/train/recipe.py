@@ -76,7 +76,8 @@ class TrainRecipe:
         """
         tables = data.get("train")
         if not isinstance(tables, list) or not tables or not all(isinstance(item, dict) for item in tables):
-            raise RecipeError(f"{origin}: train must be a list of tables ([[train]]), at least one")
+            hint = "; in a dict: {'train': [{'pattern': ...}]}" if "pattern" in data else ""
+            raise RecipeError(f"{origin}: train must be a list of tables ([[train]]), at least one{hint}")
         rest = {key: value for key, value in data.items() if key != "train"}
         encode = Recipe.from_dict({"preset": "lossless", **rest}, origin=origin)
         return cls(tuple(_stage(table, origin, place) for place, table in enumerate(tables, 1)), encode)
@@ -111,7 +112,13 @@ class TrainRecipe:
                 raise RecipeError(
                     f"preset {str(recipe)!r} says nothing of training: give stages, or a TOML file"
                 )
+            if isinstance(recipe, str) and ("\n" in recipe or "[[" in recipe):
+                raise RecipeError("this is no path but the text of a recipe: use TrainRecipe.from_toml")
             return cls.from_toml(Path(recipe))
+        if not isinstance(recipe, Iterable) and not isinstance(recipe, Stage):
+            raise RecipeError(
+                f"a recipe is wanted: stages, a dict or the path of a TOML file, not {type(recipe).__name__}"
+            )
         stages = (recipe,) if isinstance(recipe, Stage) else tuple(recipe)
         for stage in stages:
             if not isinstance(stage, Stage):
@@ -150,12 +157,21 @@ def _stage(table: Mapping[str, Any], origin: str, place: int) -> Stage:
     kind = _kind(settings)
     if kind is ShareStage:
         settings.pop("method", None)
-    known = [item.name for item in dataclasses.fields(kind) if item.name != "origin"]
+    known = _settings_of(kind)
     for key in settings:
         if key not in known:
             hint = near(key, known) or f"; the settings are {', '.join(known)}"
+            for other in (PruneStage, ShareStage, PenaltyStage):
+                if key in _settings_of(other):
+                    hint = f"; it is one of a {other.__name__}: give that a [[train]] table of its own"
+                    break
             raise RecipeError(f"{where}: unknown setting {key!r} of a {kind.__name__}{hint}")
     return kind(**settings, origin=where)
+
+
+def _settings_of(kind: type[Stage]) -> list[str]:
+    """Return what can be set of a kind of stage."""
+    return [item.name for item in dataclasses.fields(kind) if item.name != "origin"]
 
 
 def _kind(settings: Mapping[str, Any]) -> type[Stage]:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, NoReturn
 
 from dcompress.errors import RecipeError
@@ -109,17 +110,27 @@ class Stage:
         """Raise a RecipeError that says where the stage stands."""
         raise RecipeError(f"{self.origin or f'stage {self.pattern!r}'}: {message}")
 
-    def _integer(self, key: str, low: int, high: int | None = None) -> None:
+    def _plain(self, key: str) -> Any:
+        """Return a setting; a number of NumPy's becomes one of Python's first."""
         value = getattr(self, key)
+        if isinstance(value, Real) and type(value).__module__ != "builtins":
+            value = int(value) if isinstance(value, Integral) else float(value)
+            object.__setattr__(self, key, value)
+        return value
+
+    def _integer(self, key: str, low: int, high: int | None = None) -> None:
+        value = self._plain(key)
         if type(value) is not int or value < low or (high is not None and value > high):
             upper = f"at least {low}" if high is None else f"from {low} to {high}"
             self.fail(f"{key} must be a whole number {upper}, not {value!r}")
 
     def _number(self, key: str, high: float = math.inf) -> None:
-        value = getattr(self, key)
+        value = self._plain(key)
         if type(value) not in (int, float) or not 0 <= value <= high or not math.isfinite(value):
             wanted = "a fraction from 0 to 1" if high == 1 else "a number, at least 0"
-            self.fail(f"{key} must be {wanted}, not {value!r}")
+            is_percent = high == 1 and type(value) in (int, float) and 2 <= value <= 100
+            hint = f"; {value:g} % is {value / 100:g}" if is_percent else ""
+            self.fail(f"{key} must be {wanted}, not {value!r}{hint}")
 
     def _one_of(self, key: str, choices: tuple[str, ...]) -> None:
         value = getattr(self, key)

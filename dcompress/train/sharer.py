@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+
 import torch
 
-from dcompress.errors import RecipeError
+from dcompress.errors import DcompressWarning, RecipeError
 from dcompress.train.settings import ShareStage
 from dcompress.train.sharing import first_codebook, nearest_labels
 from dcompress.train.sites import Site
 
-__all__ = ["assign", "start_sharing"]
+__all__ = ["assign", "check_trained", "start_sharing"]
+
+_PATIENCE = 10  # steps in which a codebook that is trained has moved
 
 
 def start_sharing(site: Site, stage: ShareStage) -> None:
@@ -27,6 +32,7 @@ def start_sharing(site: Site, stage: ShareStage) -> None:
         except RecipeError as error:
             stage.fail(f"parameter {site.name!r}: {error}")
         site.codebook.codebook.copy_(start)
+        site.codebook.start = start
     assign(site)
     site.codebook.active = True
 
@@ -40,3 +46,40 @@ def assign(site: Site) -> None:
             site.codebook.labels.copy_(nearest_labels(site.peek(), site.codebook.codebook))
     finally:
         site.codebook.active = active
+
+
+def check_trained(sites: Sequence[Site], elapsed: int) -> None:
+    """Warn of codebooks that no optimizer trains, once they should have changed.
+
+    Parameters
+    ----------
+    sites : sequence of Site
+        Tensors that are shared.
+    elapsed : int
+        Steps since they are.
+
+    Warns
+    -----
+    DcompressWarning
+        A codebook had gradients, but is as k-means left it.
+    """
+    idle = [site.name for site in sites if elapsed == _PATIENCE and _is_idle(site)]
+    if idle:
+        warnings.warn(
+            f"the codebook of {', '.join(map(repr, idle))} is not trained: make the Compressor before the "
+            "optimizer, or give it the optimizer",
+            DcompressWarning,
+            stacklevel=4,
+        )
+
+
+def _is_idle(site: Site) -> bool:
+    shared = site.codebook
+    if (
+        shared is None
+        or shared.start is None
+        or shared.codebook.grad is None
+        or not shared.codebook.grad.any()
+    ):
+        return False
+    return torch.equal(shared.codebook.detach(), shared.start.to(shared.codebook.device))

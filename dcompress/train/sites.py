@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dcompress.errors import RecipeError
+from dcompress.settings import near
 from dcompress.train.parametrizations import (
     CodebookParametrization,
     MaskParametrization,
     RoundParametrization,
 )
 from dcompress.train.recipe import match
+from dcompress.train.recurrent import is_recurrent, let_list_follow, renew_list
 from dcompress.train.settings import PenaltyStage, PruneStage, QuantizeStage, ShareStage, Stage
 from dcompress.train.units import check_shape
 
@@ -112,6 +114,9 @@ def find_sites(
         pruned, or its shape does not fit; the tensor is named.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, parameter in parameters.items():
+        if isinstance(parameter, nn.UninitializedParameter):
+            raise RecipeError(f"parameter {name!r} has no shape yet: run the model once before")
     names = [_plain_name(model, name) for name in parameters]
     weights = {
         name
@@ -121,7 +126,7 @@ def find_sites(
     matched = [_weights_first(stage, match(stage, names), weights) for stage in stages]
     for name in masks:
         if name not in names:
-            raise RecipeError(f"masks: the model has no parameter {name!r}")
+            raise RecipeError(f"masks: the model has no parameter {name!r}{near(name, names, 3)}")
     wanted = {name for found in matched for name in found} | set(masks)
     ties: dict[int, list[str]] = {}
     for name, parameter in parameters.items():
@@ -129,7 +134,7 @@ def find_sites(
     sites = {}
     for (raw, parameter), name in zip(parameters.items(), names, strict=True):
         if name in wanted:
-            _check(raw, name, parameter, model, ties[id(parameter)])
+            _check(raw, name, parameter, ties[id(parameter)])
             path, _, attribute = name.rpartition(".")
             module = model.get_submodule(path)
             sites[name] = Site(name, module, attribute, tuple(module._parameters))
@@ -173,6 +178,8 @@ def attach(
         for one in (site.rounding, site.codebook, site.mask):
             if one is not None:
                 parametrize.register_parametrization(site.module, site.attribute, one)
+        if is_recurrent(site.module):
+            let_list_follow(site.module)
     for name, mask in masks.items():
         site_mask = sites[name].mask
         assert site_mask is not None
@@ -195,6 +202,8 @@ def detach(sites: Mapping[str, Site], *, keep_used: bool = True) -> None:
             parameters = site.module._parameters
             for name in [name for name in site.order if name in parameters]:
                 parameters[name] = parameters.pop(name)  # torch puts it last
+            if is_recurrent(site.module) and not parametrize.is_parametrized(site.module):
+                renew_list(site.module)
 
 
 def _plain_name(model: nn.Module, raw: str) -> str:
@@ -208,7 +217,7 @@ def _plain_name(model: nn.Module, raw: str) -> str:
     return plain if plain != raw and hasattr(model.get_submodule(path), f"{attribute}_mask") else raw
 
 
-def _check(raw: str, name: str, parameter: Tensor, model: nn.Module, ties: Sequence[str]) -> None:
+def _check(raw: str, name: str, parameter: Tensor, ties: Sequence[str]) -> None:
     """Raise unless a parameter, now called ``raw``, can be taken hold of."""
     if ".parametrizations." in f".{raw}":
         raise RecipeError(
@@ -220,22 +229,18 @@ def _check(raw: str, name: str, parameter: Tensor, model: nn.Module, ties: Seque
             f"parameter {name!r} is pruned already, by torch.nn.utils.prune: call "
             "masks = dcompress.train.from_torch_prune(model) before, and give Compressor these masks"
         )
-    module = model.get_submodule(name.rpartition(".")[0])
     others = [tie for tie in ties if tie != name]
     if others:
         raise RecipeError(
             f"parameter {name!r} is shared: it is also {', '.join(map(repr, others))}; "
             "leave it out of the pattern, and prune it when the model is encoded ([[rule]])"
         )
+    if parameter.is_meta:
+        raise RecipeError(f"parameter {name!r} is on the meta device, without values: load the model before")
     if not parameter.numel():
         raise RecipeError(f"parameter {name!r} is empty: leave it out of the pattern")
     if parameter.dtype not in _FLOATS:
         raise RecipeError(f"parameter {name!r} is of {parameter.dtype}: only floats are trained and pruned")
-    if isinstance(module, nn.RNNBase):
-        raise RecipeError(
-            f"parameter {name!r} belongs to a {type(module).__name__}, which keeps a second list of its "
-            "weights: torch cannot parametrize it; prune it when the model is encoded ([[rule]])"
-        )
 
 
 def _check_stage(stage: Stage, name: str, shape: tuple[int, ...]) -> None:

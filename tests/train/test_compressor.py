@@ -83,6 +83,13 @@ def test_the_model_is_plain_in_the_end():
         compressor.step()
 
 
+def test_a_model_is_not_saved_before_it_is_finished(tmp_path):
+    model, _, _ = started(EVERYTHING)
+    with pytest.raises(EncodeError, match=r"'first.* is still in a Compressor.*finish"):
+        dcompress.save_model(model, tmp_path / "x.dcz")
+    assert not list(tmp_path.iterdir())
+
+
 def test_finish_before_the_end_warns():
     _, compressor, _ = started(EVERYTHING)
     with pytest.warns(DcompressWarning, match="after 0 steps, but the recipe goes on to step 14"):
@@ -105,6 +112,31 @@ def test_an_optimizer_learns_codebooks_whether_made_before_or_after(given_first)
     after = model.first.weight.detach()
     assert before.unique().numel() == after.unique().numel() == 4
     assert not torch.isin(after, before).any()
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_codebook_that_is_not_trained_is_no_secret(knows):
+    model = two_layers()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    stage = ShareStage("first.weight", bits=2, begin=1)
+    compressor = Compressor(model, stage, optimizer=optimizer if knows else None)
+    train(model, compressor, optimizer, 0, 10)
+    if knows:
+        train(model, compressor, optimizer, 10, 30)
+        return
+    with pytest.warns(DcompressWarning, match=r"'first\.weight' is not trained: make the Compressor before"):
+        train(model, compressor, optimizer, 10, 11)
+
+
+def test_what_is_no_model_no_optimizer_of_it_and_no_checkpoint():
+    stage = PruneStage("first.weight", sparsity=0.5)
+    with pytest.raises(RecipeError, match=r"a model \(torch\.nn\.Module\) is wanted, not OrderedDict"):
+        Compressor(two_layers().state_dict(), stage)
+    other = torch.optim.SGD(two_layers().parameters(), 0.1)
+    with pytest.raises(RecipeError, match="the optimizer has no parameter of this model"):
+        Compressor(two_layers(), stage, optimizer=other)
+    with pytest.raises(RecipeError, match="no checkpoint of a Compressor"):
+        Compressor(two_layers(), stage).load_state_dict(two_layers().state_dict())
 
 
 def test_autocast_changes_no_mask_dtype_or_key():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -97,7 +98,12 @@ def test_recipes_come_as_files_dicts_and_stages(tmp_path):
             r"train 1 \('a'\): unknown setting 'sparsty'.*'sparsity'",
         ),
         ("[[train]]\npattern = 'a'\nbits = 3\nevery = 2", "unknown setting 'every' of a ShareStage"),
-        ("[[train]]\npattern = 'a'\nsparsity = 1.2", "sparsity must be a fraction from 0 to 1, not 1.2"),
+        ("[[train]]\npattern = 'a'\nsparsity = 1.2", "sparsity must be a fraction from 0 to 1, not 1.2$"),
+        ("[[train]]\npattern = 'a'\nsparsity = 90", "from 0 to 1, not 90; 90 % is 0.9$"),
+        (
+            "[[train]]\npattern = 'a'\nsparsity = 0.9\nbits = 5",
+            r"'sparsity' of a ShareStage; it is one of a PruneStage: give that a \[\[train\]\] table",
+        ),
         ("nonsense", "not valid TOML"),
         ("rules = 1\n[[train]]\npattern = 'a'\nsparsity = 0.5", "unknown key 'rules'"),
     ],
@@ -150,11 +156,22 @@ def test_bad_files(text, message):
         (lambda: PenaltyStage("w", group_lasso=1.0, granularity="2:4"), "no groups for a lasso"),
         (lambda: PruneStage(3, sparsity=0.5), "pattern must be given, as a string"),
         (lambda: TrainRecipe.of([3]), "a stage is wanted, such as PruneStage, not int"),
+        (lambda: TrainRecipe.of(None), "a recipe is wanted: stages, .*, not NoneType"),
+        (lambda: TrainRecipe.of({"pattern": "a"}), r"in a dict: \{'train': \[\{'pattern'"),
+        (lambda: TrainRecipe.of("[[train]]"), r"the text of a recipe: use TrainRecipe\.from_toml"),
     ],
 )  # fmt: skip
 def test_settings_out_of_range(make, message):
     with pytest.raises(RecipeError, match=message):
         make()
+
+
+def test_numbers_of_numpy_become_plain():
+    stage = PruneStage("w", sparsity=np.float64(0.5), schedule="cubic", end=np.int32(9), every=np.int64(3))
+    assert stage == PruneStage("w", sparsity=0.5, schedule="cubic", end=9, every=3)
+    assert repr(stage.sparsity) + repr(stage.end) == "0.59"
+    with pytest.raises(RecipeError, match=r"end must be a whole number at least 1, not 9\.0"):
+        PruneStage("w", sparsity=0.5, schedule="cubic", end=np.float32(9))
 
 
 def tied():
@@ -190,8 +207,9 @@ MISFITS = [
         [ShareStage("first.*", bits=2), QuantizeStage(FIRST)],
         "'first.weight' is shared or quantised",
     ),
-    (lambda: nn.LSTM(3, 4), PruneStage("weight_ih_l0", **HALF), "'weight_ih_l0' belongs to a LSTM"),
     (lambda: nn.ParameterList([torch.empty(0, 3)]), QuantizeStage("0"), "'0' is empty: leave it out"),
+    (lambda: nn.Linear(2, 3, device="meta"), PruneStage("weight", **HALF), "'weight' is on the meta device"),
+    (lambda: nn.LazyLinear(3), PruneStage("bias", **HALF), "'weight' has no shape yet: run the model once"),
     (embedded_integers, PruneStage("table", **HALF), "'table' is of torch.int32: only floats"),
     (two_layers, PruneStage(FIRST, **HALF, importance="apoz", observe="relu", begin=1), "no module 'relu'"),
 ]
@@ -242,6 +260,7 @@ def test_a_stage_that_fails_at_once_leaves_the_model_as_it_was(last):
     ("masks", "message"),
     [
         ({"third.weight": torch.ones(2) > 0}, "masks: the model has no parameter 'third.weight'"),
+        ({"first.wieght": torch.ones(2) > 0}, "no parameter 'first.wieght'; did you mean 'first.weight'"),
         ({"first.weight": torch.ones(16, 24) > 0}, r"must be a bool .*\(24, 16\), not .*\(16, 24\)"),
         ({"first.weight": torch.ones(24, 16)}, "must be a bool tensor"),
         ({"first.weight": [True]}, "must be a bool tensor of shape .*, not list"),
