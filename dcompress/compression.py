@@ -14,11 +14,14 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
+from dcompress.calibration import Calibration, Moments
 from dcompress.errors import DcompressWarning, RecipeError
-from dcompress.floats import SHAREABLE, FloatArray, blocks, count_nonfinite, widen
+from dcompress.feedback import Calibrated
+from dcompress.floats import SHAREABLE, FloatArray, count_nonfinite, widen
 from dcompress.profiles import FULL, PROFILES, Profile
-from dcompress.prune import global_threshold, prune, quality_threshold, sparsity_mask, threshold_mask
-from dcompress.rate_groups import rate_groups, share_group
+from dcompress.prune import global_threshold
+from dcompress.prune_rules import prune_named, prune_tensor, with_values, with_zeros
+from dcompress.rate_groups import GroupPlan, RateJob, rate_groups
 from dcompress.recipe import PruneRule, RateRule, Recipe, TensorRecipe
 from dcompress.settings import DEFAULT_EFFORT
 from dcompress.share import share
@@ -35,11 +38,15 @@ __all__ = [
 # How many values a tensor may hold to be taken as shared already, by bytes of a weight. The format codes up
 # to 4,096 as labels; but an ordinary bfloat16 tensor holds one or two thousand.
 _MAX_VALUES = {2: 512, 4: 4096, 8: 4096}
-_PRUNED_ALREADY = 0.25  # zeros, as a fraction, beyond which a preset takes a tensor as pruned
 
 
 def compress_tensor(
-    name: str, tensor: TensorData, recipe: TensorRecipe, *, effort: int = DEFAULT_EFFORT
+    name: str,
+    tensor: TensorData,
+    recipe: TensorRecipe,
+    *,
+    effort: int = DEFAULT_EFFORT,
+    moments: Moments | None = None,
 ) -> SharedTensor | TensorData:
     """Return one tensor pruned and shared as its recipe says. A pure function that pickles.
 
@@ -53,6 +60,8 @@ def compress_tensor(
         With its thresholds absolute, see `resolve_global_scopes`.
     effort : int
         From 1, fast, to 9, smallest; for rate-aware sharing, here of this tensor alone.
+    moments : Moments, optional
+        Of what flows into it: then its layer's output is kept rather than its weights.
 
     Returns
     -------
@@ -77,19 +86,25 @@ def compress_tensor(
             if not recipe.explicit_prune:
                 return tensor
     try:
-        pruned = _prune(tensor, recipe)
+        pruned = prune_tensor(name, tensor, recipe, moments)
         if share_rule is None:
-            return _with_zeros(tensor, pruned)
+            return with_zeros(tensor, pruned) if moments is None else with_values(tensor, pruned)
+        known = _calibrated(name, tensor, pruned, moments)
         if isinstance(share_rule, RateRule):
-            shared = share_group({name: (pruned, tensor.dtype, share_rule)}, effort)[name]
-            return _with_zeros(tensor, pruned) if shared is None else shared
-        return share(pruned, tensor.dtype, **dataclasses.asdict(share_rule))
+            plan = GroupPlan({name: (pruned, tensor.dtype, share_rule)}, effort)
+            return plan.share(name, known) or with_zeros(tensor, pruned)
+        return share(pruned, tensor.dtype, calibrated=known, **dataclasses.asdict(share_rule))
     except RecipeError as error:
         raise RecipeError(f"tensor {name!r}: {error}") from error
 
 
 def compress_checkpoint(
-    checkpoint: Checkpoint, recipe: Recipe, *, effort: int = DEFAULT_EFFORT, threads: int | None = None
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    *,
+    effort: int = DEFAULT_EFFORT,
+    threads: int | None = None,
+    calibration: Calibration | None = None,
 ) -> CompressedTensors:
     """Return the tensors of a checkpoint, each compressed when it is looked up.
 
@@ -103,6 +118,8 @@ def compress_checkpoint(
         From 1, fast, to 9, smallest; for rate-aware sharing.
     threads : int, optional
         For rate-aware sharing; all there are by default. The result is the same.
+    calibration : Calibration, optional
+        Of this model: what is known of the inputs of its layers.
 
     Returns
     -------
@@ -113,11 +130,16 @@ def compress_checkpoint(
     ------
     RecipeError
         A pattern matches nothing, settings do not fit, or tied names are given different rules.
+    EncodeError
+        The calibration is of another model.
     """
     specs = tensor_specs(checkpoint.tensors)
+    if calibration is not None:
+        calibration.check(specs)
     plan = resolve_global_scopes(_tie(recipe.plan(specs), checkpoint.ties), checkpoint.tensors.__getitem__)
     groups = rate_groups(plan, specs)
-    return CompressedTensors(checkpoint, plan, groups, effort, threads, PROFILES[recipe.profile])
+    profile = PROFILES[recipe.profile]
+    return CompressedTensors(checkpoint, plan, groups, effort, threads, profile, calibration)
 
 
 class CompressedTensors(Mapping[str, "SharedTensor | TensorData"]):
@@ -136,6 +158,8 @@ class CompressedTensors(Mapping[str, "SharedTensor | TensorData"]):
         For rate-aware sharing.
     profile : Profile
         Likewise.
+    calibration : Calibration, optional
+        Of the model.
     """
 
     def __init__(
@@ -146,6 +170,7 @@ class CompressedTensors(Mapping[str, "SharedTensor | TensorData"]):
         effort: int = DEFAULT_EFFORT,
         threads: int | None = None,
         profile: Profile = FULL,
+        calibration: Calibration | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.plan = plan
@@ -153,6 +178,8 @@ class CompressedTensors(Mapping[str, "SharedTensor | TensorData"]):
         self.effort = effort
         self.threads = threads
         self.profile = profile
+        self.calibration = calibration
+        self._moments = {} if calibration is None else _by_first_name(calibration, checkpoint.ties)
         self._made: WeakValueDictionary[str, SharedTensor | TensorData] = WeakValueDictionary()
         self._group: dict[str, SharedTensor | TensorData | None] = {}
 
@@ -174,25 +201,87 @@ class CompressedTensors(Mapping[str, "SharedTensor | TensorData"]):
         """Return a tensor compressed, or itself; ``tensor`` is what the checkpoint has under this name."""
         names = self.groups.get(name)
         if names is None:
-            return compress_tensor(name, tensor, self.plan[name])
+            return compress_tensor(name, tensor, self.plan[name], moments=self._moments.get(name))
         if name not in self._group:
             self._group = {}  # free the memory of the last one first
             self._group = self._share(names)
         made = self._group[name]
         return tensor if made is None else made
 
-    def _share(self, names: Sequence[str]) -> dict[str, SharedTensor | TensorData | None]:
-        """Return the tensors of a group; None for those that stay as they are."""
-        jobs = {}
+    def opened(self, names: Sequence[str]) -> OpenGroup:
+        """Return tensors of one group before their last pass, for those who have no calibration yet."""
+        jobs: dict[str, RateJob] = {}
         for name in names:
             tensor, recipe = self.checkpoint.tensors[name], self.plan[name]
             if _is_usable(name, tensor):
                 assert isinstance(recipe.share, RateRule)
-                jobs[name] = _prune_named(name, tensor, recipe), tensor.dtype, recipe.share
-        result: dict[str, SharedTensor | TensorData | None] = dict.fromkeys(names)
-        for name, shared in share_group(jobs, self.effort, self.threads, self.profile).items():
-            result[name] = shared or _with_zeros(self.checkpoint.tensors[name], jobs[name][0])
-        return result
+                jobs[name] = prune_named(name, tensor, recipe), tensor.dtype, recipe.share
+        group = GroupPlan(jobs, self.effort, self.threads, self.profile)
+        return OpenGroup(self.checkpoint.tensors, self.plan, jobs, group)
+
+    def _share(self, names: Sequence[str]) -> dict[str, SharedTensor | TensorData | None]:
+        """Return the tensors of a group; None for those that stay as they are."""
+        group = self.opened(names)
+        return dict.fromkeys(names) | group.share_all(self._moments)
+
+
+class OpenGroup:
+    """Tensors that are shared by rate together, before their last pass.
+
+    What labels cost depends on weights alone; so what becomes of a tensor does not depend on what is known of
+    the inputs of others, nor on the order in which that is found out.
+
+    Attributes
+    ----------
+    jobs : mapping of str to RateJob
+        What stage 1 leaves of them by magnitudes.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, TensorData],
+        plan: Mapping[str, TensorRecipe],
+        jobs: Mapping[str, RateJob],
+        group: GroupPlan,
+    ) -> None:
+        self.jobs = jobs
+        self._tensors = tensors
+        self._plan = plan
+        self._group = group
+
+    def share(self, name: str, moments: Moments | None = None) -> SharedTensor | TensorData:
+        """Return one tensor compressed, with error feedback if its moments are known."""
+        return self._group.share(name, self._known(name, moments)) or self._unshared(name)
+
+    def share_all(self, moments: Mapping[str, Moments]) -> dict[str, SharedTensor | TensorData]:
+        """Return all tensors compressed."""
+        known = {name: self._known(name, moments.get(name)) for name in self.jobs}
+        shared = self._group.share_all({name: one for name, one in known.items() if one is not None})
+        return {name: one or self._unshared(name) for name, one in shared.items()}
+
+    def _known(self, name: str, moments: Moments | None) -> Calibrated | None:
+        if moments is None or name not in self.jobs:
+            return None
+        tensor = self._tensors[name]
+        return _calibrated(name, tensor, prune_named(name, tensor, self._plan[name], moments), moments)
+
+    def _unshared(self, name: str) -> TensorData:
+        tensor = self._tensors[name]
+        return with_zeros(tensor, self.jobs[name][0]) if name in self.jobs else tensor
+
+
+def _by_first_name(calibration: Calibration, ties: Mapping[str, str]) -> dict[str, Moments]:
+    """Return moments by the names that a checkpoint stores."""
+    return {ties.get(name, name): moments for name, moments in calibration.moments.items()}
+
+
+def _calibrated(
+    name: str, tensor: TensorData, pruned: PrunedTensor, moments: Moments | None
+) -> Calibrated | None:
+    """Return what error feedback needs, if anything is known of the inputs."""
+    if moments is None:
+        return None
+    return Calibrated(name, widen(tensor.words, tensor.dtype).reshape(tensor.shape), pruned.mask, moments)
 
 
 def resolve_global_scopes(
@@ -276,39 +365,6 @@ def _is_usable(name: str, tensor: TensorData) -> bool:
             stacklevel=levels_to_caller(),
         )
     return not n_bad
-
-
-def _prune_named(name: str, tensor: TensorData, recipe: TensorRecipe) -> PrunedTensor:
-    """Return what stage 1 keeps of a tensor; errors name it."""
-    try:
-        return _prune(tensor, recipe)
-    except RecipeError as error:
-        raise RecipeError(f"tensor {name!r}: {error}") from error
-
-
-def _prune(tensor: TensorData, recipe: TensorRecipe) -> PrunedTensor:
-    """Return what stage 1 keeps of a tensor."""
-    weights = widen(tensor.words, tensor.dtype).reshape(tensor.shape)
-    rule = recipe.prune
-    if not recipe.explicit_prune and np.count_nonzero(weights) < (1 - _PRUNED_ALREADY) * weights.size:
-        rule = None  # a preset's sparsity is for dense networks: one pruned in training keeps its mask
-    if rule is None:
-        return prune(weights)
-    if rule.sparsity is not None:
-        return prune(weights, sparsity_mask(weights, rule.sparsity))
-    threshold = rule.threshold
-    if threshold is None:
-        threshold = quality_threshold(weights, rule.quality or 0.0)
-    return prune(weights, threshold_mask(weights, threshold))
-
-
-def _with_zeros(tensor: TensorData, pruned: PrunedTensor) -> TensorData:
-    """Return a tensor with zeros where it is pruned, and the exact words it had elsewhere."""
-    words = np.zeros_like(tensor.words)
-    mask = pruned.mask.reshape(-1)
-    for part in blocks(words.size):
-        np.copyto(words[part], tensor.words[part], where=mask[part])
-    return TensorData(tensor.dtype, tensor.shape, words)
 
 
 def _tie(plan: Mapping[str, TensorRecipe], ties: Mapping[str, str]) -> dict[str, TensorRecipe]:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dcompress import kernels
+from dcompress.calibration import Calibration
 from dcompress.compression import compress_checkpoint
 from dcompress.constants import PREAMBLE_BYTES, SECTION_RECEIPT, SECTION_TORCH
 from dcompress.container.writer import CodedTensor, Section, write_head
@@ -128,6 +129,7 @@ def encode_checkpoint(
     threads: int = 1,
     progress: Progress | None = None,
     memo: dict[Any, TensorReport] | None = None,
+    calibration: Calibration | None = None,
 ) -> EncodedFrame:
     """Return the frame of a checkpoint.
 
@@ -149,6 +151,8 @@ def encode_checkpoint(
     memo : dict, optional
         Kept from one call to the next, for the same checkpoint: what depends on nothing that changed since
         is not coded again.
+    calibration : Calibration, optional
+        Of this model: stages 1 and 2 then keep what its layers give out, rather than their weights.
 
     Raises
     ------
@@ -166,7 +170,9 @@ def encode_checkpoint(
             raise EncodeError(f"tensor {name!r} has the shape {shape}, larger than a file can say")
     _check_profile(profile, specs, checkpoint.metadata)
     kernels.expect(sum(math.prod(shape) * dtype.words_per_element for dtype, shape in specs.values()))
-    compressed = compress_checkpoint(checkpoint, recipe, effort=effort, threads=threads)
+    compressed = compress_checkpoint(
+        checkpoint, recipe, effort=effort, threads=threads, calibration=calibration
+    )
     done: dict[str, TensorReport] = {}
     table_sets: list[bytes] = []
     pending: dict[str, tuple[Prepared, int, tuple[float, float]]] = {}

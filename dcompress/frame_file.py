@@ -4,45 +4,21 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from dcompress.atomic import atomic_writer, check_writable_target
+from dcompress.calibration import CalibrationLike, as_calibration
 from dcompress.compression import levels_to_caller
 from dcompress.encode import EncodedFrame, encode_checkpoint
-from dcompress.errors import DcompressWarning, RecipeError
-from dcompress.recipe import Recipe
+from dcompress.errors import DcompressWarning
+from dcompress.recipe import RecipeLike, as_recipe
 from dcompress.settings import DEFAULT_EFFORT, check_effort
 from dcompress.stages import Checkpoint
 from dcompress.step_search import describe_miss, encode_to_target
 from dcompress.targets import make_target
 from dcompress.threads import usable_threads
 
-RecipeLike = Recipe | str | os.PathLike[str] | Mapping[str, Any] | None
-
 __all__ = ["RecipeLike", "as_recipe", "checkpoint_to_frame", "save_checkpoint"]
-
-
-def as_recipe(recipe: RecipeLike) -> Recipe:
-    """Return a recipe from a recipe, the name of a preset, the path of a TOML file, a dict, or None.
-
-    Raises
-    ------
-    RecipeError
-        There is no such preset, or the file makes no sense.
-    """
-    if recipe is None:
-        return Recipe()
-    if isinstance(recipe, Recipe):
-        return recipe
-    if isinstance(recipe, Mapping):
-        return Recipe.from_dict(recipe)
-    if not isinstance(recipe, (str, os.PathLike)):
-        raise RecipeError(f"a recipe, a preset or the path of a TOML file is wanted, not {recipe!r}")
-    if isinstance(recipe, os.PathLike) or recipe.endswith(".toml"):
-        return Recipe.from_toml(Path(recipe))
-    return Recipe(preset=recipe)
 
 
 def save_checkpoint(
@@ -70,6 +46,7 @@ def checkpoint_to_frame(
     *,
     effort: int = DEFAULT_EFFORT,
     threads: int | None = None,
+    calibration: CalibrationLike = None,
     **targets: Any,
 ) -> EncodedFrame:
     """Encode a checkpoint; return its frame.
@@ -84,17 +61,24 @@ def checkpoint_to_frame(
         From 1, fast, to 9, smallest.
     threads : int, optional
         Threads that encode; all there are by default.
+    calibration : Calibration or path-like, optional
+        What `dcompress.calibrate` gathered, or its file.
     **targets
         One of those that `dcompress.targets.make_target` knows, or none; None is none.
 
     Raises
     ------
     EncodeError
-        The recipe does not fit, a tensor cannot be stored, or a target is out of reach.
+        The recipe does not fit, a tensor cannot be stored, a target is out of reach, or the statistics are of
+        another model.
     """
     chosen, target = as_recipe(recipe), make_target(**targets)
     check_effort(effort)
-    options: dict[str, Any] = {"effort": effort, "threads": usable_threads(threads)}
+    options: dict[str, Any] = {
+        "effort": effort,
+        "threads": usable_threads(threads),
+        "calibration": as_calibration(calibration),
+    }
     if target is None:
         return encode_checkpoint(checkpoint, chosen, **options)
     found = encode_to_target(checkpoint, chosen, target, **options)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dcompress.blas import one_blas_thread
 from dcompress.errors import RecipeError
 from dcompress.floats import FloatArray, blocks
 
@@ -173,8 +174,13 @@ def _kmeans(histogram: _Histogram, n_centroids: int, init: str, seed: int) -> Ce
             len(points), n_centroids, replace=False, p=counts / counts.sum()
         )
         start = points[draws]
-    # Both contexts change the whole process, so one thread at a time: it takes milliseconds.
-    with _ONE_AT_A_TIME, threadpool_limits(1), warnings.catch_warnings():
+    # These contexts change the whole process, so one thread at a time: it takes milliseconds.
+    with (
+        _ONE_AT_A_TIME,
+        one_blas_thread(),
+        threadpool_limits(1, user_api="openmp"),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore", ConvergenceWarning)  # of clusters that stay empty
         if init == "k-means++":
             start, _ = kmeans_plusplus(points, n_centroids, sample_weight=counts, random_state=seed)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from dcompress.atomic import atomic_writer
+from dcompress.calibration import Calibration, CalibrationLike, as_calibration
+from dcompress.calibration.collect import calibrate
 from dcompress.checkpoint import checkpoint_from_state_dict
 from dcompress.crossing import find_crossing
 from dcompress.encode import EncodedFrame
 from dcompress.errors import EncodeError, RecipeError
 from dcompress.evaluation import Evaluate, Evaluator
-from dcompress.frame_file import RecipeLike, as_recipe
-from dcompress.recipe import Recipe
+from dcompress.recipe import Recipe, RecipeLike, as_recipe
 from dcompress.settings import DEFAULT_EFFORT, check_effort
 from dcompress.step_search import Figures, Search
 from dcompress.threads import usable_threads
@@ -127,6 +129,7 @@ def search(
     effort: int = DEFAULT_EFFORT,
     threads: int | None = None,
     watch: Callable[[Evaluation], None] | None = None,
+    calibration: CalibrationLike | Iterable[Any] = None,
 ) -> SearchResult:
     """Return the smallest file of a model that keeps its metric, in few evaluations.
 
@@ -161,6 +164,9 @@ def search(
         Threads that encode; all there are by default.
     watch : callable, optional
         Told of each trial.
+    calibration : Calibration, path-like or iterable, optional
+        What `dcompress.calibrate` gathered from the model, or its file. Or batches for it, all of them kept
+        in memory: the model is then calibrated layer by layer for each trial, which gives the smallest files.
 
     Returns
     -------
@@ -191,7 +197,8 @@ def search(
     chosen = as_recipe(recipe)
     with Evaluator(model, evaluate, lower_is_better=lower_is_better) as evaluator:
         checkpoint = checkpoint_from_state_dict(evaluator.state_dict(), dict(metadata or {}))
-        steps = Search(checkpoint, chosen, effort=effort, threads=usable_threads(threads))
+        known = _calibrator(model, calibration, effort)
+        steps = Search(checkpoint, chosen, effort=effort, threads=usable_threads(threads), calibration=known)
         trials = _Trials(steps, evaluator, max_drop, watch)
         start, bounds = steps.places(_START_DB)
         own = [evaluator.measure_own() for _ in range(2)] if baseline is None else [baseline]
@@ -213,6 +220,17 @@ def search(
             f"comes to {exact.n_bytes:,} without any sharing: use preset lossless"
         )
     return result
+
+
+def _calibrator(
+    model: nn.Module, calibration: object, effort: int
+) -> Calibration | Callable[[Recipe], Calibration] | None:
+    """Return statistics, or what gathers them for a recipe."""
+    given = isinstance(calibration, (Calibration, str, os.PathLike))
+    if calibration is None or given or not isinstance(calibration, Iterable):
+        return as_calibration(calibration)
+    batches = list(calibration)
+    return lambda recipe: calibrate(model, batches, recipe=recipe, effort=effort)
 
 
 class _Trials:

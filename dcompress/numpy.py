@@ -136,6 +136,7 @@ def save_file(
     target_bpw: float | None = None,
     quality: float | None = None,
     threads: int | None = None,
+    calibration: Any = None,
 ) -> None:
     """Compress arrays by a recipe and write them to a ``.dcz`` file, atomically.
 
@@ -161,6 +162,9 @@ def save_file(
         matrices and kernels; SQNR of all matrices and kernels together, in dB.
     threads : int, optional
         Threads that encode; all there are by default. The file does not depend on it.
+    calibration : Calibration or path-like, optional
+        Statistics that `dcompress.calibrate` gathered from this model, or their file: weights are then pruned
+        and shared so that the outputs of their layers are kept.
 
     Raises
     ------
@@ -182,6 +186,7 @@ def save_file(
         target_bpw=target_bpw,
         quality=quality,
         threads=threads,
+        calibration=calibration,
     )
 
 
@@ -196,6 +201,7 @@ def save(
     target_bpw: float | None = None,
     quality: float | None = None,
     threads: int | None = None,
+    calibration: Any = None,
 ) -> bytes:
     """Return the frame that `save_file` would write."""
     from dcompress.frame_file import checkpoint_to_frame
@@ -209,6 +215,7 @@ def save(
         target_bpw=target_bpw,
         quality=quality,
         threads=threads,
+        calibration=calibration,
     ).to_bytes()
 
 

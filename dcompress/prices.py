@@ -15,7 +15,25 @@ from numpy.typing import NDArray
 from dcompress.coding.symbols import symbol_of
 from dcompress.kernels.trellis import NO_LEVEL
 
-__all__ = ["Placed", "Prices", "neighbour_levels"]
+__all__ = ["Layout", "Placed", "Prices", "neighbour_levels"]
+
+
+class Layout(NamedTuple):
+    """In which order a tensor is coded.
+
+    Attributes
+    ----------
+    row_words : int
+        Words of a row.
+    rows : ndarray of shape (n_rows,), dtype int64
+        Every row once, lane after lane.
+    lane_starts : ndarray of shape (n_lanes,), dtype int64
+        Places in ``rows`` where the trellis starts anew.
+    """
+
+    row_words: int
+    rows: NDArray[np.int64]
+    lane_starts: NDArray[np.int64]
 
 
 class Placed(NamedTuple):

@@ -17,6 +17,7 @@ from dcompress.stages import PrunedTensor
 
 __all__ = [
     "global_threshold",
+    "n_m_mask",
     "prune",
     "quality_threshold",
     "sparsity_mask",
@@ -127,6 +128,40 @@ def sparsity_mask(weights: FloatArray, sparsity: float) -> NDArray[np.bool_]:
             mask = ~(magnitudes < cut)
             n_more = n_pruned - (mask.size - int(np.count_nonzero(mask)))
             mask[np.flatnonzero(magnitudes == cut)[:n_more]] = False
+    return mask.reshape(weights.shape)
+
+
+def n_m_mask(weights: FloatArray, n: int, m: int) -> NDArray[np.bool_]:
+    """Return the mask that keeps the N largest magnitudes of every M weights along the second dimension.
+
+    Parameters
+    ----------
+    weights : ndarray of floats
+        The tensor, of at least two dimensions.
+    n, m : int
+        With 0 < n < m.
+
+    Returns
+    -------
+    mask : ndarray of bool, in the shape of ``weights``
+        True = kept. Of equal magnitudes the earlier goes.
+
+    Raises
+    ------
+    RecipeError
+        M does not divide the second dimension.
+
+    Examples
+    --------
+    >>> n_m_mask(np.array([[3.0, -1.0, 1.0, 2.0]]), 2, 4).tolist()
+    [[True, False, False, True]]
+    """
+    if weights.ndim < 2 or weights.shape[1] % m:
+        raise RecipeError(f"N:M = {n}:{m}: {m} does not divide the second dimension of {weights.shape}")
+    cut = np.abs(weights).reshape(weights.shape[0], weights.shape[1] // m, m, *weights.shape[2:])
+    order = np.argsort(cut, axis=2, kind="stable")
+    mask = np.ones(cut.shape, np.bool_)
+    np.put_along_axis(mask, order[:, :, : m - n], False, axis=2)
     return mask.reshape(weights.shape)
 
 

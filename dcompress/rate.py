@@ -7,8 +7,9 @@ labels from the prices, so both are found in turns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,15 +19,17 @@ from dcompress import kernels
 from dcompress.coding.symbols import BUCKET_OF
 from dcompress.constants import DType
 from dcompress.errors import RecipeError
+from dcompress.feedback import Calibrated, Feedback
+from dcompress.feeding import fed_grid
 from dcompress.floats import FloatArray, narrow
 from dcompress.kernels.trellis import RING, STATES, transitions
 from dcompress.modelling import fitted_prices
-from dcompress.prices import Placed, Prices, neighbour_levels
+from dcompress.prices import Layout, Placed, Prices, neighbour_levels
 from dcompress.profiles import FULL
 from dcompress.stages import PrunedTensor, SharedTensor
 from dcompress.threads import usable_threads
 
-__all__ = ["MAX_STEPS", "SLOPES", "Layout", "is_matrix", "share_by_rate", "vector_step"]
+__all__ = ["MAX_STEPS", "SLOPES", "RatePlan", "is_matrix", "share_by_rate", "vector_step"]
 
 MAX_STEPS = FULL.steps
 SLOPES = {False: 0.12, True: 0.3}  # squared steps a bit, by whether there is a trellis
@@ -37,24 +40,6 @@ _SCOUTS = 4  # states of all passes but the last, which only gather prices
 _WORK = 100  # of a weight in one pass, by that of a decoded symbol
 _ONE_SIDED = 8.0  # how much more error than on average small values of one sign may bear
 _DEAD_ZONE = 0.1  # by which the first pass rounds towards zero
-
-
-class Layout(NamedTuple):
-    """In which order a tensor is coded.
-
-    Attributes
-    ----------
-    row_words : int
-        Words of a row.
-    rows : ndarray of shape (n_rows,), dtype int64
-        Every row once, lane after lane.
-    lane_starts : ndarray of shape (n_lanes,), dtype int64
-        Places in ``rows`` where the trellis starts anew.
-    """
-
-    row_words: int
-    rows: NDArray[np.int64]
-    lane_starts: NDArray[np.int64]
 
 
 def share_by_rate(
@@ -69,6 +54,22 @@ def share_by_rate(
     threads: int | None = None,
 ) -> list[SharedTensor]:
     """Return tensors as labels on grids of equal steps.
+
+    Parameters are those of `RatePlan`, which see.
+
+    Returns
+    -------
+    shared : list of SharedTensor
+        Codebooks are the whole grid from the lowest value used to the highest, zero apart.
+    """
+    plan = RatePlan(
+        tensors, dtypes, steps, layout=layout, slope=slope, states=states, effort=effort, threads=threads
+    )
+    return plan.share_all({})
+
+
+class RatePlan:
+    """Tensors that go through stage 2 together, with the prices of their labels.
 
     Parameters
     ----------
@@ -91,37 +92,65 @@ def share_by_rate(
     threads : int, optional
         Tensors labelled at a time; by default as many as the process may use. The labels are the same.
 
-    Returns
-    -------
-    shared : list of SharedTensor
-        Codebooks are the whole grid from the lowest value used to the highest, zero apart.
-
     Raises
     ------
     RecipeError
         A step is not a positive number, or too small: for a tensor's range, or to tell its values apart in
         its type; or the number of states is unknown.
     """
-    if states not in STATES:
-        raise RecipeError(f"a trellis has {', '.join(map(str, STATES))} states, not {states}")
-    worth = SLOPES[states > 0] if slope is None else slope
-    n_threads = usable_threads(threads)
-    jobs = [
-        _job(tensor, step, layout(tensor.mask.shape)) for tensor, step in zip(tensors, steps, strict=True)
-    ]
-    matrices = [k for k, job in enumerate(jobs) if is_matrix(job.shape)]
-    grids = dict(
-        zip(
-            matrices,
-            _settle([jobs[k] for k in matrices], worth, states, effort, n_threads),
-            strict=True,
-        )
-    )
-    shared = []
-    for k, (job, dtype, step) in enumerate(zip(jobs, dtypes, steps, strict=True)):
-        grid = grids[k] if k in grids else _rounded(job)
-        shared.append(_shared(grid, job.shape, dtype, step, states if k in grids else 0))
-    return shared
+
+    def __init__(
+        self,
+        tensors: Sequence[PrunedTensor],
+        dtypes: Sequence[DType],
+        steps: Sequence[float],
+        *,
+        layout: Callable[[tuple[int, ...]], Layout],
+        slope: float | None = None,
+        states: int = 8,
+        effort: int = 6,
+        threads: int | None = None,
+    ) -> None:
+        if states not in STATES:
+            raise RecipeError(f"a trellis has {', '.join(map(str, STATES))} states, not {states}")
+        self._dtypes, self._steps, self._states = dtypes, steps, states
+        self._threads = usable_threads(threads)
+        self._jobs = [
+            _job(tensor, step, layout(tensor.mask.shape)) for tensor, step in zip(tensors, steps, strict=True)
+        ]
+        matrices = [number for number, job in enumerate(self._jobs) if is_matrix(job.shape)]
+        worth = SLOPES[states > 0] if slope is None else slope
+        jobs = [self._jobs[number] for number in matrices]
+        self._settling = _Settling(jobs, worth, states, effort, self._threads)
+        self._place_of = {number: place for place, number in enumerate(matrices)}
+
+    def share_all(self, calibrated: Mapping[int, Calibrated]) -> list[SharedTensor]:
+        """Return all tensors; by number what is known of the inputs of some."""
+        with ThreadPoolExecutor(self._threads) as pool:
+            every = range(len(self._jobs))
+            found = [pool.submit(self.share, number, calibrated.get(number)) for number in every]
+            return [one.result() for one in found]
+
+    def share(self, number: int, calibrated: Calibrated | None = None) -> SharedTensor:
+        """Return one tensor as labels, with error feedback if its inputs are known and it is a matrix.
+
+        Raises
+        ------
+        EncodeError
+            The calibration does not fit the tensor.
+        """
+        job, step, states = self._jobs[number], self._steps[number], 0
+        if number in self._place_of:
+            states = self._states
+            place = self._place_of[number]
+            fed = None
+            if calibrated is not None:
+                known = calibrated
+                fed = Feedback.of(known.name, known.weights, known.kept, step, known.moments)
+            grid = self._settling.find(place) if fed is None else self._settling.feed(place, fed, step)
+        else:
+            grid = _rounded(job)
+        return _shared(grid, job.shape, self._dtypes[number], step, states)
 
 
 def is_matrix(shape: tuple[int, ...]) -> bool:
@@ -193,30 +222,52 @@ def _rounded(job: _Job) -> NDArray[np.int32]:
     return grid
 
 
-def _settle(
-    jobs: Sequence[_Job], slope: float, states: int, effort: int, threads: int
-) -> list[NDArray[np.int32]]:
-    """Return the grid integers of matrices."""
-    if not jobs:
-        return []
-    n_passes = _PASSES[min(max(effort, 1), 9) - 1]
-    kernel = kernels.select(_WORK * n_passes * sum(job.weights.size for job in jobs))
-    placed = [_first_guess(job, 2 if states else 1) for job in jobs]
-    grids: list[NDArray[np.int32]] = []
-    with ThreadPoolExecutor(threads) as pool:
-        for turn in range(n_passes):
-            last = turn + 1 == n_passes
-            follow = transitions(states if last else min(states, _SCOUTS))
-            prices = fitted_prices(placed)
-            tables = {id(one.bits): _in_steps(one.bits, slope) for one in prices}
-            found = [
-                pool.submit(_find, kernel, job, before, one, tables[id(one.bits)], follow)
-                for job, before, one in zip(jobs, placed, prices, strict=True)
-            ]
-            grids = [one.result() for one in found]
-            if not last:
-                placed = [_place(kernel, *one, follow) for one in zip(jobs, grids, strict=True)]
-    return grids
+class _Settling:
+    """Matrices with prices from all passes but the last, which takes them one by one."""
+
+    def __init__(self, jobs: Sequence[_Job], slope: float, states: int, effort: int, threads: int) -> None:
+        n_passes = _PASSES[min(max(effort, 1), 9) - 1]
+        self._jobs, self._threads = jobs, threads
+        self._kernel = kernels.select(_WORK * n_passes * sum(job.weights.size for job in jobs))
+        self._placed = [_first_guess(job, 2 if states else 1) for job in jobs]
+        follow = transitions(min(states, _SCOUTS))
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in range(n_passes - 1):
+                self._price(slope)
+                turn = partial(self._turn, follow)
+                self._placed = list(pool.map(turn, range(len(jobs))))
+        self._price(slope)
+        self._follow = transitions(states)
+
+    def _price(self, slope: float) -> None:
+        self._prices = fitted_prices(self._placed)
+        tables = {id(one.bits): one.bits for one in self._prices}
+        in_steps = {key: _in_steps(bits, slope) for key, bits in tables.items()}
+        self._tables = [in_steps[id(one.bits)] for one in self._prices]
+
+    def _turn(self, follow: NDArray[np.int64], place: int) -> Placed:
+        """Return a tensor as it is labelled at the prices of this pass."""
+        grid = self._find(place, follow)
+        return _place(self._kernel, self._jobs[place], grid, follow)
+
+    def _find(self, place: int, follow: NDArray[np.int64]) -> NDArray[np.int32]:
+        of_it = self._jobs[place], self._placed[place], self._prices[place], self._tables[place]
+        return _find(self._kernel, *of_it, follow)
+
+    def find(self, place: int) -> NDArray[np.int32]:
+        """Return the grid integers of a matrix that are cheapest in error and bits."""
+        return self._find(place, self._follow)
+
+    def feed(self, place: int, fed: Feedback, step: float) -> NDArray[np.int32]:
+        """Return those that are cheapest in output error and bits."""
+        job, prices = self._jobs[place], self._prices[place]
+        far = np.zeros((0, 0), np.uint8)
+        if prices.distance > RING:
+            far = neighbour_levels(self._placed[place], prices.levels, prices.distance)
+            far = far.reshape(-1, job.layout.row_words)
+        most = int(np.ceil(np.abs(job.weights).max(initial=0) / np.float64(job.step)))
+        of_it = job.layout, self._follow, prices, self._tables[place], far
+        return fed_grid(fed, step, most, *of_it, self._threads)
 
 
 def _in_steps(bits: NDArray[np.int32], slope: float) -> NDArray[np.float32]:

@@ -10,15 +10,17 @@ import numpy as np
 
 from dcompress.coding.context import Geometry
 from dcompress.constants import DType
+from dcompress.feedback import Calibrated
 from dcompress.floats import FloatArray, narrow, widen
 from dcompress.grid import coding_rows
+from dcompress.prices import Layout
 from dcompress.profiles import FULL, Profile
-from dcompress.rate import Layout, share_by_rate, vector_step
+from dcompress.rate import RatePlan, vector_step
 from dcompress.rules import RateRule, TensorRecipe
 from dcompress.settings import EFFORT_STATES
 from dcompress.stages import PrunedTensor, SharedTensor, TensorData, TensorSpec, word_dtype
 
-__all__ = ["RateJob", "rate_groups", "share_group"]
+__all__ = ["GroupPlan", "RateJob", "rate_groups", "share_group"]
 
 RateJob = tuple[PrunedTensor, DType, RateRule]
 
@@ -48,7 +50,12 @@ def rate_groups(
 def share_group(
     jobs: Mapping[str, RateJob], effort: int, threads: int | None = None, profile: Profile = FULL
 ) -> dict[str, SharedTensor | TensorData | None]:
-    """Return tensors shared by rate, together.
+    """Return tensors shared by rate, together: see `GroupPlan`."""
+    return GroupPlan(jobs, effort, threads, profile).share_all({})
+
+
+class GroupPlan:
+    """Tensors that are shared by rate together, all but the last pass done.
 
     Parameters
     ----------
@@ -60,32 +67,57 @@ def share_group(
         All there are by default.
     profile : Profile
         Decides where chunks are cut, along which a trellis walks, and how many values a tensor may have.
-
-    Returns
-    -------
-    shared : dict of str to SharedTensor, TensorData or None
-        A tensor of rounded values where only their relative size counts, see `_is_scale`; None where the step
-        that is asked for is too fine for format or dtype.
     """
-    result: dict[str, SharedTensor | TensorData | None] = dict.fromkeys(jobs)
-    scales = {name: job for name, job in jobs.items() if job[2].fine and _is_scale(job[0].values)}
-    result |= {name: _round_scales(pruned, dtype) for name, (pruned, dtype, _) in scales.items()}
-    steps = {name: _own_step(*job, profile.steps) for name, job in jobs.items() if name not in scales}
-    names = [name for name, step in steps.items() if step]
-    if names:
-        _, _, rule = jobs[names[0]]
-        shared = share_by_rate(
-            [jobs[name][0] for name in names],
-            [jobs[name][1] for name in names],
-            [steps[name] for name in names],
-            slope=rule.slope,
-            states=EFFORT_STATES[effort] if rule.states is None else rule.states,
-            effort=effort,
-            layout=partial(_layout, profile=profile),
-            threads=threads,
-        )
-        result |= zip(names, shared, strict=True)
-    return result
+
+    def __init__(
+        self,
+        jobs: Mapping[str, RateJob],
+        effort: int,
+        threads: int | None = None,
+        profile: Profile = FULL,
+    ) -> None:
+        self._done: dict[str, SharedTensor | TensorData | None] = dict.fromkeys(jobs)
+        scales = {name: job for name, job in jobs.items() if job[2].fine and _is_scale(job[0].values)}
+        self._done |= {name: _round_scales(pruned, dtype) for name, (pruned, dtype, _) in scales.items()}
+        steps = {name: _own_step(*job, profile.steps) for name, job in jobs.items() if name not in scales}
+        self._names = [name for name, step in steps.items() if step]
+        if self._names:
+            _, _, rule = jobs[self._names[0]]
+            self._plan = RatePlan(
+                [jobs[name][0] for name in self._names],
+                [jobs[name][1] for name in self._names],
+                [steps[name] for name in self._names],
+                slope=rule.slope,
+                states=EFFORT_STATES[effort] if rule.states is None else rule.states,
+                effort=effort,
+                layout=partial(_layout, profile=profile),
+                threads=threads,
+            )
+
+    def share(self, name: str, calibrated: Calibrated | None = None) -> SharedTensor | TensorData | None:
+        """Return one tensor, with error feedback if its inputs are known.
+
+        Returns
+        -------
+        shared : SharedTensor, TensorData or None
+            A tensor of rounded values where only their relative size counts, see `_is_scale`; None where the
+            step that is asked for is too fine for format or dtype.
+
+        Raises
+        ------
+        EncodeError
+            The calibration does not fit the tensor.
+        """
+        if name not in self._names:
+            return self._done[name]
+        return self._plan.share(self._names.index(name), calibrated)
+
+    def share_all(self, calibrated: Mapping[str, Calibrated]) -> dict[str, SharedTensor | TensorData | None]:
+        """Return all tensors, as `share` does."""
+        if not self._names:
+            return self._done
+        known = {number: calibrated[name] for number, name in enumerate(self._names) if name in calibrated}
+        return self._done | dict(zip(self._names, self._plan.share_all(known), strict=True))
 
 
 def _is_scale(values: FloatArray) -> bool:

@@ -16,6 +16,7 @@ The file may hold ``[[train]]`` tables too, for `dcompress.train`; its preset is
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -35,7 +36,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["PRESETS", "PruneRule", "RateRule", "Recipe", "Rule", "ShareRule", "TensorRecipe"]
+__all__ = [
+    "PRESETS",
+    "PruneRule",
+    "RateRule",
+    "Recipe",
+    "RecipeLike",
+    "Rule",
+    "ShareRule",
+    "TensorRecipe",
+    "as_recipe",
+]
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,9 @@ class Recipe:
     of 1.7, which leaves 9 % of a Gaussian, leaves 2 to 13 % of the layers of real networks, and would
     prune further each time it is applied. Those who have tuned it can set ``quality`` by a rule. A preset
     never prunes a tensor that is a quarter zeros already: it was pruned in training, and keeps its mask.
+
+    A rule prunes by one of ``sparsity``, ``threshold``, ``quality`` and ``n_m``: "2:4" keeps two of every four
+    weights along the second dimension, which is the inputs of a linear layer or a convolution.
 
     The paper fine-tunes a network after pruning it; so should those who use ``paper`` on a dense one.
 
@@ -286,3 +300,27 @@ def _match(pattern: str, names: Iterable[str], where: str) -> list[str]:
         hint = near(pattern, known, 3) or (f"; the tensors are {some}" + ", ..." * (len(known) > 3))
         raise RecipeError(f"{where}pattern {pattern!r} matches no tensor{hint}")
     return matched
+
+
+RecipeLike = Recipe | str | os.PathLike[str] | Mapping[str, Any] | None
+
+
+def as_recipe(recipe: RecipeLike) -> Recipe:
+    """Return a recipe from a recipe, the name of a preset, the path of a TOML file, a dict, or None.
+
+    Raises
+    ------
+    RecipeError
+        There is no such preset, or the file makes no sense.
+    """
+    if recipe is None:
+        return Recipe()
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, Mapping):
+        return Recipe.from_dict(recipe)
+    if not isinstance(recipe, (str, os.PathLike)):
+        raise RecipeError(f"a recipe, a preset or the path of a TOML file is wanted, not {recipe!r}")
+    if isinstance(recipe, os.PathLike) or recipe.endswith(".toml"):
+        return Recipe.from_toml(Path(recipe))
+    return Recipe(preset=recipe)

@@ -14,6 +14,7 @@ from dcompress.settings import (
     RATE_KEYS,
     SHARE_KEYS,
     SIZE_KEYS,
+    parse_n_m,
     share_kind,
 )
 
@@ -22,7 +23,7 @@ __all__ = ["PruneRule", "RateRule", "Rule", "ShareRule", "TensorRecipe", "resolv
 
 @dataclass(frozen=True)
 class PruneRule:
-    """Stage 1 for one tensor: exactly one of sparsity, threshold and quality is set.
+    """Stage 1 for one tensor: exactly one of sparsity, threshold, quality and n_m ("2:4") is set.
 
     ``scope`` is "tensor", or the name of a group of tensors that share one threshold ("global" is one).
     """
@@ -31,6 +32,7 @@ class PruneRule:
     threshold: float | None = None
     quality: float | None = None
     scope: str = "tensor"
+    n_m: str | None = None
 
 
 @dataclass(frozen=True)
@@ -144,11 +146,17 @@ def resolve(
     where = f"{where}: tensor {name!r}: " if where else f"tensor {name!r}: "
     prune = None
     if any(key in merged for key in PRUNE_KEYS):
-        sparsity, threshold, quality = (merged.get(key) for key in PRUNE_KEYS)
-        prune = PruneRule(sparsity, threshold, quality, merged.get("scope", "tensor"))
+        amounts = {key: merged.get(key) for key in PRUNE_KEYS}
+        prune = PruneRule(**amounts, scope=merged.get("scope", "tensor"))
         if prune.scope != "tensor" and prune.sparsity is None:
             raise RecipeError(f"{where}scope {prune.scope!r} needs a sparsity")
     share = _share_rule(merged, where, model, fine) if share_kind(merged) else None
+    if prune is not None and prune.n_m is not None:
+        _, m = parse_n_m(prune.n_m)
+        if len(shape) < 2 or shape[1] % m:
+            raise RecipeError(
+                f"{where}n_m = {prune.n_m}: {m} does not divide the second dimension of {shape}"
+            )
     if isinstance(share, ShareRule) and share.groups > 1 and (not shape or shape[0] % share.groups):
         raise RecipeError(f"{where}groups = {share.groups} does not divide the first dimension of {shape}")
     return TensorRecipe(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from dcompress.constants import TRELLIS_STATES
@@ -24,6 +25,7 @@ __all__ = [
     "check_effort",
     "check_settings",
     "near",
+    "parse_n_m",
     "parse_set",
     "share_kind",
 ]
@@ -37,7 +39,7 @@ STATES = TRELLIS_STATES  # of the trellis of method "rate"; 0 is none
 # By effort, unless a recipe says. A trellis needs the context coder, which 4 is the first to try.
 EFFORT_STATES = {1: 0, 2: 0, 3: 0, 4: 4, 5: 8, 6: 8, 7: 8, 8: 32, 9: 64}
 
-PRUNE_KEYS: tuple[str, ...] = ("sparsity", "threshold", "quality")
+PRUNE_KEYS: tuple[str, ...] = ("sparsity", "threshold", "quality", "n_m")
 SIZE_KEYS: tuple[str, ...] = ("bits", "centroids")
 RATE_KEYS: tuple[str, ...] = ("step", "slope", "states")
 _SHARE_KINDS = {
@@ -69,7 +71,7 @@ _NUMBERS = {  # setting -> what it must be, and its largest value
     "step": ("a number above 0", math.inf),
     "slope": ("a number, at least 0", math.inf),
 }
-_SETTINGS = (*_NUMBERS, "scope", *_INTEGERS, "states", *_CHOICES, "codebook", "lossless")
+_SETTINGS = (*_NUMBERS, "n_m", "scope", *_INTEGERS, "states", *_CHOICES, "codebook", "lossless")
 
 
 def share_kind(settings: Mapping[str, Any]) -> str:
@@ -104,8 +106,9 @@ def check_settings(settings: Mapping[str, Any], where: str) -> None:
         elif key == "states":
             wanted = f"one of {', '.join(map(str, STATES))}"
             good = number and isinstance(value, int) and value in STATES
-        elif key == "scope":
-            wanted, good = "'tensor', 'global' or the name of a group", isinstance(value, str) and value != ""
+        elif key in _TEXTS:
+            wanted, check = _TEXTS[key]
+            good = isinstance(value, str) and check(value)
         elif key == "codebook":
             wanted = f"a list of 1 to {MAX_CENTROIDS} finite numbers"
             good = isinstance(value, (list, tuple)) and 1 <= len(value) <= MAX_CENTROIDS
@@ -130,10 +133,12 @@ def check_settings(settings: Mapping[str, Any], where: str) -> None:
 
 def parse_set(text: str) -> tuple[str, dict[str, Any], str]:
     """Return pattern, settings and origin of a ``PATTERN:key=value,...`` option."""
-    pattern, colon, assignments = text.rpartition(":")
     origin = f"--set {text!r}"
-    if not colon or not pattern or not assignments:
+    # The last colon that a setting follows: patterns may have colons, and so has N:M.
+    parts = re.fullmatch(r"(.+):\s*([a-z_]+\s*(?:[=,].*)?)", text, re.DOTALL)
+    if parts is None:
         raise RecipeError(f"{origin}: write it as PATTERN:setting=value,setting=value")
+    pattern, assignments = parts.groups()
     settings: dict[str, Any] = {}
     for assignment in assignments.split(","):
         key, equals, value = (part.strip() for part in assignment.partition("="))
@@ -144,6 +149,19 @@ def parse_set(text: str) -> tuple[str, dict[str, Any], str]:
         settings[key] = _parse_value(key, value if equals else "true")
     check_settings(settings, origin)
     return pattern, settings, origin
+
+
+def parse_n_m(text: str) -> tuple[int, int]:
+    """Return N and M of a text such as "2:4"; (0, 0) if it is none, or not 0 < N < M."""
+    parts = re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text)
+    n, m = (int(part) for part in parts.groups()) if parts else (0, 0)
+    return (n, m) if 0 < n < m else (0, 0)
+
+
+_TEXTS: dict[str, tuple[str, Callable[[str], bool]]] = {
+    "scope": ("'tensor', 'global' or the name of a group", bool),
+    "n_m": ("N:M, as in 2:4: of every M weights N are kept", lambda text: parse_n_m(text) != (0, 0)),
+}
 
 
 def _parse_value(key: str, text: str) -> Any:

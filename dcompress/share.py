@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from dcompress.constants import DType
 from dcompress.errors import RecipeError
+from dcompress.feedback import Calibrated, Feedback
+from dcompress.feeding import fed_places
 from dcompress.floats import SHAREABLE, FloatArray, blocks, narrow, widen
 from dcompress.kmeans import MAX_CENTROIDS, Centroids, cluster, distinct_values
 from dcompress.prune import prune
@@ -37,6 +39,7 @@ def share(
     fraction_bits: int = 7,
     groups: int = 1,
     seed: int = 0,
+    calibrated: Calibrated | None = None,
 ) -> SharedTensor:
     """Return a tensor as labels into a codebook.
 
@@ -60,6 +63,8 @@ def share(
         For "fixed_point": a sign bit beside them, so values -2**i .. 2**i - 2**-f; together 0..11.
     groups : int
         Codebooks: one for each of so many equal stretches of the first dimension.
+    calibrated : Calibrated, optional
+        What is known of the inputs: labels are then given with error feedback.
 
     Returns
     -------
@@ -81,9 +86,9 @@ def share(
         raise RecipeError(f"codebook_dtype must be float16 if given, not {codebook_dtype!r}")
     masks = pruned.mask.reshape(groups, -1)
     ends = np.cumsum([np.count_nonzero(row) for row in masks])
-    labels = np.zeros(masks.shape, np.uint16)
-    rows: list[Words] = []
-    for row, values in enumerate(np.split(pruned.values, ends[:-1])):
+    books: list[Centroids] = []
+    parts = np.split(pruned.values, ends[:-1])
+    for values in parts:
         if method == "kmeans":
             centroids = cluster(values, n_centroids, init=init, seed=seed)
         elif method == "uniform":
@@ -94,7 +99,14 @@ def share(
             centroids = _given(codebook)
         else:
             raise RecipeError(f"unknown method {method!r}: kmeans, uniform, fixed_point or given")
-        words, kept_labels = _label(values, centroids, dtype, codebook_dtype == "float16")
+        books.append(_storable(centroids, dtype, codebook_dtype == "float16"))
+    places = None if calibrated is None else _fed_places(calibrated, books)
+    labels = np.zeros(masks.shape, np.uint16)
+    rows: list[Words] = []
+    for row, (values, centroids) in enumerate(zip(parts, books, strict=True)):
+        nearest = assign_labels(values, centroids) if places is None else places.reshape(groups, -1)[row]
+        own = nearest if places is None else nearest[masks[row]].astype(np.uint16)
+        words, kept_labels = _used(centroids, own, dtype)
         rows.append(words)
         labels[row][masks[row]] = kept_labels
     has_zero = labels.size == 0 or not labels.min()
@@ -157,22 +169,41 @@ def assign_labels(values: FloatArray, centroids: Centroids) -> NDArray[np.uint16
     return labels
 
 
-def _label(
-    values: FloatArray, centroids: Centroids, dtype: DType, half: bool
-) -> tuple[Words, NDArray[np.uint16]]:
-    """Return the words of a codebook that are used, zero left out, and labels: 0 = zero, then those words."""
+def _storable(centroids: Centroids, dtype: DType, half: bool) -> Centroids:
+    """Return the values that a codebook can hold, ascending."""
     if half:
         centroids = np.clip(centroids, -65504, 65504).astype(np.float16).astype(np.float64)
-    rounded = np.unique(widen(narrow(centroids, dtype), dtype)).astype(np.float64)
-    labels = assign_labels(values, rounded)
-    n_uses = np.zeros(rounded.size, np.int64)
+    return np.unique(widen(narrow(centroids, dtype), dtype)).astype(np.float64)
+
+
+def _fed_places(calibrated: Calibrated, books: Sequence[Centroids]) -> NDArray[np.int32] | None:
+    """Return the place of every weight in its codebook, errors fed on; None where nothing can be fed."""
+    moments = calibrated.moments
+    n_most = max((book.size for book in books), default=0)
+    if not n_most or (len(books) > 1 and moments.layout != "rows"):
+        return None
+    gaps = [float(np.diff(book).mean()) for book in books if book.size > 1]
+    step = sum(gaps) / len(gaps) if gaps else None
+    fed = Feedback.of(calibrated.name, calibrated.weights, calibrated.kept, step, moments)
+    if fed is None:
+        return None
+    codebooks = np.full((len(books), n_most), np.inf)
+    for row, book in enumerate(books):
+        codebooks[row, : book.size] = book
+    n_outputs = fed.targets.shape[0] * fed.targets.shape[1]
+    return fed_places(fed, codebooks, np.arange(n_outputs) * len(books) // n_outputs)
+
+
+def _used(centroids: Centroids, labels: NDArray[np.uint16], dtype: DType) -> tuple[Words, NDArray[np.uint16]]:
+    """Return the words of a codebook that are used, zero left out, and labels: 0 = zero, then those words."""
+    n_uses = np.zeros(centroids.size, np.int64)
     for part in blocks(labels.size):
-        n_uses += np.bincount(labels[part], minlength=rounded.size)
-    used = (n_uses > 0) & (rounded != 0)
-    places = np.where(rounded == 0, 0, np.cumsum(used)).astype(np.uint16)
+        n_uses += np.bincount(labels[part], minlength=centroids.size)
+    used = (n_uses > 0) & (centroids != 0)
+    places = np.where(centroids == 0, 0, np.cumsum(used)).astype(np.uint16)
     for part in blocks(labels.size):
         labels[part] = places.take(labels[part])
-    return narrow(rounded[used], dtype), labels
+    return narrow(centroids[used], dtype), labels
 
 
 def _stack(rows: list[Words], dtype: DType) -> Words:

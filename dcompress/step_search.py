@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from dcompress.calibration import Calibration
 from dcompress.decibels import to_decibels
 from dcompress.encode import EncodedFrame, Progress, TensorReport, encode_checkpoint
 from dcompress.errors import DcompressWarning, RecipeError
@@ -28,6 +29,7 @@ from dcompress.targets import Target
 
 __all__ = ["Figures", "Found", "Search", "describe_miss", "encode_to_target"]
 
+Calibrate = Callable[[Recipe], Calibration]
 Watch = Callable[[int], AbstractContextManager[Progress | None]]
 
 _EXACT_DB = 300.0  # stands for no error at all
@@ -113,6 +115,8 @@ class Search:
         As for `dcompress.encode.encode_checkpoint`.
     watch : callable, optional
         Given the number of a trial, returns a context around it with the progress to call, or None.
+    calibration : Calibration or callable, optional
+        Of the model; or what returns it for a recipe with a step.
 
     Raises
     ------
@@ -130,6 +134,7 @@ class Search:
         effort: int = DEFAULT_EFFORT,
         threads: int = 1,
         watch: Watch | None = None,
+        calibration: Calibration | Calibrate | None = None,
     ) -> None:
         if recipe.bits is not None:
             raise RecipeError(
@@ -147,7 +152,8 @@ class Search:
         self.n_trials = 0
         self._options: dict[str, Any] = {"receipt": receipt, "effort": effort, "threads": threads}
         self._watch: Watch = watch or (lambda _: nullcontext())
-        self._memo: dict[Any, TensorReport] = {}
+        self._calibration = calibration
+        self._memo: dict[Any, TensorReport] | None = None if callable(calibration) else {}
         specs = tensor_specs(self.checkpoint.tensors)
         one, other = (dataclasses.replace(recipe, step=step).plan(specs) for step in (1.0, 2.0))
         stored = [name for name in specs if name not in checkpoint.ties]
@@ -279,9 +285,11 @@ class Search:
         with warnings.catch_warnings(), self._watch(self.n_trials) as progress:
             if self.n_trials > 1:  # they have been said
                 warnings.simplefilter("ignore", DcompressWarning)
-            return encode_checkpoint(
-                self.checkpoint, recipe, progress=progress, memo=self._memo, **self._options
-            )
+            known = self._calibration
+            if callable(known):
+                known = None if recipe.step is None else known(recipe)
+            options = {"progress": progress, "memo": self._memo, "calibration": known, **self._options}
+            return encode_checkpoint(self.checkpoint, recipe, **options)
 
     def _figures(self, step: float, frame: EncodedFrame) -> Figures:
         noise = math.fsum(report.noise for report in frame.reports if report.name in self._names)

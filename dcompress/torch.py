@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dcompress.calibration import CalibrationLike, as_calibration
 from dcompress.checkpoint import (
     checkpoint_from_state_dict,
     data_to_tensor,
@@ -17,11 +18,12 @@ from dcompress.checkpoint import (
 )
 from dcompress.compression import compress_checkpoint
 from dcompress.decode import open_frame
-from dcompress.errors import DecodeError
-from dcompress.frame_file import RecipeLike, as_recipe, checkpoint_to_frame, save_checkpoint
+from dcompress.errors import DecodeError, EncodeError
+from dcompress.frame_file import checkpoint_to_frame, save_checkpoint
 from dcompress.handle import OpenFile
 from dcompress.inspection import read_torch_extra
 from dcompress.limits import DecodeLimits
+from dcompress.recipe import RecipeLike, as_recipe
 from dcompress.rescue import salvage_checkpoint
 from dcompress.settings import DEFAULT_EFFORT, check_effort
 from dcompress.stages import Checkpoint, SharedTensor, TensorData
@@ -68,6 +70,7 @@ def save_file(
     target_bpw: float | None = None,
     quality: float | None = None,
     threads: int | None = None,
+    calibration: CalibrationLike = None,
 ) -> None:
     """Compress a state dict by a recipe and write it to a ``.dcz`` file, atomically.
 
@@ -93,11 +96,15 @@ def save_file(
         matrices and kernels; SQNR of all matrices and kernels together, in dB.
     threads : int, optional
         Threads that encode; all there are by default. The file does not depend on it.
+    calibration : Calibration or path-like, optional
+        What `dcompress.calibrate` gathered from this model, or its file: weights are then pruned and shared
+        so that the outputs of their layers are kept.
 
     Raises
     ------
     EncodeError
-        The recipe does not fit, a tensor cannot be stored, or a target is out of reach.
+        The recipe does not fit, a tensor cannot be stored, a target is out of reach, or the statistics are of
+        another model.
     OSError
         The file cannot be written; an old file is kept.
     """
@@ -112,11 +119,21 @@ def save_file(
         target_bpw=target_bpw,
         quality=quality,
         threads=threads,
+        calibration=calibration,
     )
 
 
 def save_model(model: torch.nn.Module, path: str | os.PathLike[str], **options: Any) -> None:
-    """Write the state dict of a module; ``options`` are those of `save_file`."""
+    """Write the state dict of a module; ``options`` are those of `save_file`.
+
+    Raises
+    ------
+    EncodeError
+        The module is still in a `dcompress.train.Compressor`; and as `save_file` does.
+    """
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith("dcompress.train"):
+            raise EncodeError(f"{name!r} is still in a Compressor: call its finish() first")
     save_file(model.state_dict(), path, **options)
 
 
@@ -131,6 +148,7 @@ def save(
     target_bpw: float | None = None,
     quality: float | None = None,
     threads: int | None = None,
+    calibration: CalibrationLike = None,
 ) -> bytes:
     """Return the frame that `save_file` would write."""
     checkpoint = checkpoint_from_state_dict(state_dict, dict(metadata or {}))
@@ -143,6 +161,7 @@ def save(
         target_bpw=target_bpw,
         quality=quality,
         threads=threads,
+        calibration=calibration,
     ).to_bytes()
 
 
@@ -246,15 +265,21 @@ def salvage(
 
 
 def compress(
-    state_dict: Mapping[str, Any], recipe: RecipeLike = None, *, effort: int = DEFAULT_EFFORT
+    state_dict: Mapping[str, Any],
+    recipe: RecipeLike = None,
+    *,
+    effort: int = DEFAULT_EFFORT,
+    calibration: CalibrationLike = None,
 ) -> StateDict:
     """Return a state dict pruned and shared by a recipe: stages 1 and 2, nothing is coded.
 
-    This is, bit for bit, what `load_file` returns after `save_file` with the same recipe and effort.
+    This is, bit for bit, what `load_file` returns after `save_file` with the same recipe, effort and
+    calibration.
     """
     check_effort(effort)
     checkpoint = checkpoint_from_state_dict(state_dict)
-    compressed = compress_checkpoint(checkpoint, as_recipe(recipe), effort=effort)
+    known = as_calibration(calibration)
+    compressed = compress_checkpoint(checkpoint, as_recipe(recipe), effort=effort, calibration=known)
     tensors = {}
     for name, tensor in compressed.items():
         if name not in checkpoint.ties:

@@ -6,6 +6,6 @@ Collecting needs torch and the model; the statistics, their file and all that us
 from __future__ import annotations
 
 from dcompress.calibration.moments import Moments
-from dcompress.calibration.record import Calibration
+from dcompress.calibration.record import Calibration, CalibrationLike, as_calibration
 
-__all__ = ["Calibration", "Moments"]
+__all__ = ["Calibration", "CalibrationLike", "Moments", "as_calibration"]

@@ -13,8 +13,11 @@ from dcompress.calibration.collector import Collector
 from dcompress.calibration.inventory import take_inventory, unwrapped
 from dcompress.calibration.record import Calibration
 from dcompress.calibration.restoring import as_it_was
+from dcompress.calibration.sequence import layer_by_layer
 from dcompress.errors import DcompressWarning, EncodeError
+from dcompress.recipe import RecipeLike, as_recipe
 from dcompress.safetensors_file import listed
+from dcompress.settings import DEFAULT_EFFORT, check_effort
 
 __all__ = ["calibrate"]
 
@@ -31,6 +34,8 @@ def calibrate(
     progress: Progress | None = None,
     max_columns: int = 4096,
     holdout: int = 5,
+    recipe: RecipeLike = None,
+    effort: int = DEFAULT_EFFORT,
 ) -> Calibration:
     """Return what flows into the layers of a model, summed over some batches.
 
@@ -55,13 +60,22 @@ def calibrate(
         samples of the batch. Gives `Moments.influence` of linear layers and convolutions, and takes as much
         memory as training.
     progress : callable, optional
-        Called after each batch with the number of batches done, and of all, or None if that is unknown.
+        Called after each batch with the number of batches done, and of all, or None if that is unknown. With
+        a recipe, then after each layer too, with the number of layers.
     max_columns : int
         Layers with more inputs get blocks along the diagonal of at most this size instead of one matrix:
         memory is at most 4 ``max_columns`` bytes for each input of a layer, twice if batches are held out
         (double that while collecting, for layers of up to 1,024 inputs).
     holdout : int
         Every so many batches, one is held out; 0: none.
+    recipe : Recipe, str, path-like or dict, optional
+        By which the file will be encoded. If it is given, the statistics are gathered layer by layer, with
+        the inputs that each layer gets when all that comes before it is compressed already: this gives the
+        better file, by this recipe. A copy of the model runs beside it; all batches are in memory, with what
+        flows between two layers. Layers that are called several times, and weights that are used outside of
+        layers, get plain statistics. ``loss`` does not go with it.
+    effort : int
+        With a recipe: the effort by which the file will be encoded.
 
     Returns
     -------
@@ -78,33 +92,70 @@ def calibrate(
     DcompressWarning
         Weights with two dimensions or more of which nothing is known; `Calibration.skipped` says why.
     """
-    given: object = model
-    if not isinstance(given, nn.Module):
-        raise EncodeError(f"a torch module is wanted, not {type(given).__name__}")
+    _check(model, batches, forward, loss, max_columns=max_columns, holdout=holdout)
+    plain = unwrapped(model)
+    if recipe is None:
+        collector = Collector(plain, take_inventory(plain), max_columns)
+        return _gather(collector, plain, batches, forward, loss, holdout, progress)
+    if loss is not None:
+        raise EncodeError("statistics layer by layer have no use for a loss: leave it out")
+    check_effort(effort)
+    chosen, kept = as_recipe(recipe), list(batches)
+    collector = Collector(plain, take_inventory(plain), max_columns)
+    return layer_by_layer(
+        plain,
+        kept,
+        lambda one, batch: _run(one, batch, forward),
+        _gather(collector, plain, kept, forward, None, holdout, progress),
+        chosen,
+        effort=effort,
+        max_columns=max_columns,
+        holdout=holdout,
+        once={path for path, count in collector.n_calls.items() if count == len(kept)},
+        progress=progress,
+    )
+
+
+def _check(
+    model: object, batches: object, forward: object, loss: object, *, max_columns: object, holdout: object
+) -> None:
+    """Refuse arguments of another kind."""
+    if not isinstance(model, nn.Module):
+        raise EncodeError(f"a torch module is wanted, not {type(model).__name__}")
     if isinstance(batches, (Tensor, Mapping, str, bytes)) or not isinstance(batches, Iterable):
         raise EncodeError(
             f"batches must be an iterable of them, a list or a DataLoader, not {type(batches).__name__}"
         )
     for name, value, least in (("max_columns", max_columns, 1), ("holdout", holdout, 0)):
-        if type(value) is not int or value < least:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise EncodeError(f"{name} must be an integer of at least {least}, not {value!r}")
     if holdout == 1:
         raise EncodeError("holdout of 1 would hold out every batch")
     if forward is not None and loss is not None:
         raise EncodeError("loss runs the model itself: leave forward out")
-    plain = unwrapped(model)
-    collector = Collector(plain, take_inventory(plain), max_columns)
+
+
+def _gather(
+    collector: Collector,
+    model: nn.Module,
+    batches: Iterable[Any],
+    forward: Forward | None,
+    loss: Forward | None,
+    holdout: int,
+    progress: Progress | None,
+) -> Calibration:
+    """Return what flows into the layers of the model as it is."""
     n_all = len(batches) if isinstance(batches, Sized) else None
     n_batches = n_holdout = 0
-    with as_it_was(plain), collector.watching():
+    with as_it_was(model), collector.watching():
         for batch in batches:
             held_out = bool(holdout) and n_batches % holdout == holdout - 1
             n_holdout += held_out
             collector.begin(n_batches, held_out)
             if loss is None:
-                _run(plain, batch, forward)
+                _run(model, batch, forward)
             else:
-                _differentiate(plain, batch, loss)
+                _differentiate(model, batch, loss)
             n_batches += 1
             if progress is not None:
                 progress(n_batches, n_all)
@@ -117,7 +168,7 @@ def calibrate(
         warnings.warn(
             f"no statistics of {_reasons(calibration.skipped)}; these are encoded without",
             DcompressWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     return calibration
 

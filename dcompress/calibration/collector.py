@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +34,7 @@ class Collector:
         self._depth = 0
         self._unread: dict[str, list[str]] = {}  # by parameter: what used it and is not read
         self._refused: dict[str, str] = {}
+        self.n_calls: Counter[str] = Counter()  # by the path of a layer
         # Casts and transposes of weights, by identity; kept, so that no other tensor takes theirs.
         self._aliases: dict[int, tuple[Tensor, str, bool]] = {}
 
@@ -59,6 +61,7 @@ class Collector:
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._depth += 1
+            self.n_calls[path] += 1
             try:
                 with torch.no_grad():
                     for reading in reader(module, args, kwargs):

@@ -50,6 +50,9 @@ class Moments:
         the mean, or have weights, the squares of the factors instead.
     influence : ndarray of shape (n_groups * n_outputs,), float64, optional
         Sum of the squares of the loss's gradient at each output channel, over all batches and positions.
+    cross, holdout_cross : tuple of ndarray of shape (n_groups, n_block, n_block), float32
+        If not empty, the other inputs ``x`` are those that the layer gets when what comes before it is
+        compressed already, and this is the sum of ``y x^T`` for those inputs ``y`` that it got before.
     """
 
     kinds: tuple[str, ...]
@@ -62,6 +65,8 @@ class Moments:
     holdout: tuple[Floats, ...] = ()
     row_weights: NDArray[np.float64] | None = None
     influence: NDArray[np.float64] | None = None
+    cross: tuple[Floats, ...] = ()
+    holdout_cross: tuple[Floats, ...] = ()
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS or len(self.shape) < 2 or not self.kinds:
@@ -74,6 +79,11 @@ class Moments:
         outer = self.shape[0] if self.layout == "transposed" else n_outputs
         if not groups or outer % groups or self.total.shape != (groups, self.n_columns):
             raise ValueError(f"{groups} groups do not fit the shape {self.shape}")
+        for blocks, crossed in ((self.second, self.cross), (self.holdout, self.holdout_cross)):
+            if crossed and [block.shape for block in crossed] != [block.shape for block in blocks]:
+                raise ValueError("cross moments must have the shapes of the second moments")
+        if bool(self.cross and self.holdout) != bool(self.holdout_cross):
+            raise ValueError("cross moments are wanted for what is held out too, or not at all")
         for blocks in (self.second, self.holdout):
             sizes = [block.shape[-1] for block in blocks]
             if blocks and sum(sizes) != self.n_columns:
@@ -84,8 +94,12 @@ class Moments:
             raise ValueError(f"row weights of shape {self.row_weights.shape} for {self.shape[0]} rows")
         if self.influence is not None and self.influence.shape != (self.n_output_channels,):
             raise ValueError(f"influence of shape {self.influence.shape} on {self.n_output_channels} outputs")
-        if any(block.dtype != np.float32 for block in (self.total, *self.second, *self.holdout)):
+        if any(block.dtype != np.float32 for block in self._floats):
             raise ValueError("sums must be float32")
+
+    @property
+    def _floats(self) -> tuple[Floats, ...]:
+        return (self.total, *self.second, *self.holdout, *self.cross, *self.holdout_cross)
 
     @property
     def n_groups(self) -> int:

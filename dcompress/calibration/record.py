@@ -20,12 +20,15 @@ from dcompress.errors import EncodeError
 from dcompress.safetensors_file import listed, read_safetensors, shortened, write_safetensors
 from dcompress.stages import TensorData, TensorSpec, word_dtype
 
-__all__ = ["Calibration"]
+__all__ = ["Calibration", "CalibrationLike", "as_calibration"]
 
 _FORMAT = "dcompress-calibration"
 _VERSION = 1
 _DTYPES: dict[str, Any] = {"float32": "<f4", "float64": "<f8", "int64": "<i8"}
-_ENTRY_KEYS = {"kinds", "shape", "layout", "groups", "blocks", "holdout", "row_weights", "influence", "crc32"}
+_ENTRY_KEYS = {"kinds", "shape", "layout", "groups", "blocks", "holdout", "row_weights", "influence"} | {
+    "cross",
+    "crc32",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +132,7 @@ class Calibration(Mapping[str, Moments]):
                 "holdout": bool(one.holdout),
                 "row_weights": one.row_weights is not None,
                 "influence": one.influence is not None,
+                "cross": bool(one.cross),
                 "crc32": {key.rpartition("/")[2]: zlib.crc32(tensors[key].words.data) for key in keys},
             }
         content = {
@@ -208,6 +212,27 @@ class Calibration(Mapping[str, Moments]):
         return "\n".join([*lines, *self.notes])
 
 
+CalibrationLike = Calibration | str | os.PathLike[str] | None
+
+
+def as_calibration(calibration: object) -> Calibration | None:
+    """Return statistics from statistics, the path of their file, or None.
+
+    Raises
+    ------
+    EncodeError
+        It is something else, or the file is none.
+    OSError
+        The file cannot be read.
+    """
+    if calibration is None or isinstance(calibration, Calibration):
+        return calibration
+    if not isinstance(calibration, (str, os.PathLike)):
+        kind = type(calibration).__name__
+        raise EncodeError(f"calibration must be what dcompress.calibrate returns, or its file, not {kind}")
+    return Calibration.load(calibration)
+
+
 def _text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "0-d"
 
@@ -227,6 +252,10 @@ class _Packed(Mapping[str, TensorData]):
                 self._arrays[f"{name}/second.{number}"] = block, True
             for number, block in enumerate(one.holdout):
                 self._arrays[f"{name}/holdout.{number}"] = block, True
+            for number, block in enumerate(one.cross):
+                self._arrays[f"{name}/cross.{number}"] = block, False
+            for number, block in enumerate(one.holdout_cross):
+                self._arrays[f"{name}/holdout_cross.{number}"] = block, False
             if one.row_weights is not None:
                 self._arrays[f"{name}/row_weights"] = one.row_weights, False
             if one.influence is not None:
@@ -272,7 +301,7 @@ def _read_moments(
     moments = {}
     missing = set(tensors)
     for name, entry in entries.items():
-        if set(entry) != _ENTRY_KEYS:
+        if {"cross", *entry} != _ENTRY_KEYS:  # files from before there was such a key are good
             raise ValueError(f"entry of {shortened(name)} has other keys")
         shape, groups, sizes = _shape(entry["shape"]), _count(entry["groups"]), _shape(entry["blocks"])
         crcs = entry["crc32"]
@@ -306,6 +335,13 @@ def _read_moments(
                 for number, size in enumerate(sizes)
             )
 
+        def read_squares(
+            key: str, groups: int = groups, sizes: tuple[int, ...] = sizes, read: Any = read
+        ) -> tuple[NDArray[np.float32], ...]:
+            return tuple(
+                read(f"{key}.{number}", "float32", (groups, size, size)) for number, size in enumerate(sizes)
+            )
+
         layout = str(entry["layout"])
         n_columns, n_outputs = math.prod(shape[1:]), shape[0]
         if layout == "transposed":
@@ -322,6 +358,8 @@ def _read_moments(
             read_blocks("holdout") if entry["holdout"] else (),
             read("row_weights", "float64", shape[:1]) if entry["row_weights"] else None,
             read("influence", "float64", (n_outputs,)) if entry["influence"] else None,
+            read_squares("cross") if entry.get("cross") else (),
+            read_squares("holdout_cross") if entry.get("cross") and entry["holdout"] else (),
         )
     if missing:
         fail(f"is damaged: tensors that nobody describes: {listed(sorted(missing))}")

@@ -41,7 +41,15 @@ class Sums:
         self._row_weights: Tensor | None = None
         self._influence: Tensor | None = None
 
-    def add(self, rows: Tensor, *, holdout: bool, part: int | None = None, n_parts: int = 1) -> None:
+    def add(
+        self,
+        rows: Tensor,
+        *,
+        holdout: bool,
+        part: int | None = None,
+        n_parts: int = 1,
+        before: Tensor | None = None,
+    ) -> None:
         """Count some inputs.
 
         Parameters
@@ -52,6 +60,8 @@ class Sums:
             Whether they are to be held out.
         part, n_parts : int
             Which share of the rows they are for, and how many shares there are.
+        before : Tensor of the same shape, optional
+            The inputs in their place before anything was compressed; always, or never.
 
         Raises
         ------
@@ -63,7 +73,7 @@ class Sums:
         if key not in self._parts:
             with torch.inference_mode(False):  # what is made in that mode cannot be added to later
                 self._parts[key] = _Part(rows, block_bounds(rows.shape[2], self._max_columns))
-        self._parts[key].add(rows)
+        self._parts[key].add(rows, before)
 
     def add_row_weights(self, places: Tensor, weights: Tensor | None) -> None:
         """Count rows that were looked up: their numbers, and the square of the factor of each, if not 1."""
@@ -118,6 +128,7 @@ class Sums:
             () if held is None else tuple(_symmetric(name, block) for block in held.second),
             weights,
             None if self._influence is None else self._influence.numpy(),
+            *(() if one is None or kept is None else one.cross_blocks(name) for one in (kept, held)),
         )
 
     def _n_columns(self) -> int:
@@ -150,6 +161,7 @@ class _Part:
         if like.device.type == "mps":
             dtype = torch.float32
         self._bounds = bounds
+        self._cross: list[Tensor] | None = None
         self.counts = torch.zeros(n_groups, dtype=torch.int64)
         self.total = torch.zeros(n_groups, n_columns, dtype=dtype, device=like.device)
         self.second = [
@@ -157,7 +169,10 @@ class _Part:
             for begin, end in bounds
         ]
 
-    def add(self, rows: Tensor) -> None:
+    def cross_blocks(self, name: str) -> tuple[Floats, ...]:
+        return tuple(_to_numpy(name, block) for block in self._cross or ())
+
+    def add(self, rows: Tensor, before: Tensor | None) -> None:
         rows = rows.detach().to(self.total.device)
         if rows.shape[0] != self.total.shape[0] or rows.shape[2] != self.total.shape[1]:
             raise ValueError("its inputs are of another length than before")
@@ -175,6 +190,17 @@ class _Part:
                     block.baddbmm_(part.mT, part)
                 else:
                     block += torch.bmm(part.mT, part)
+            if before is not None:
+                self._add_cross(before.detach().to(rows.device, rows.dtype), rows)
+
+    def _add_cross(self, before: Tensor, rows: Tensor) -> None:
+        if before.shape != rows.shape:
+            raise ValueError("its inputs are of another shape than before anything was compressed")
+        if self._cross is None:
+            self._cross = [torch.zeros_like(block) for block in self.second]
+        for block, (begin, end) in zip(self._cross, self._bounds, strict=True):
+            one, other = (part[:, :, begin:end].to(block.dtype) for part in (before, rows))
+            block += torch.bmm(one.mT, other)
 
     def empty(self, n_groups: int) -> _Part:
         return _Part(self.total[:1, None].expand(n_groups, 1, -1), self._bounds)
@@ -184,6 +210,11 @@ class _Part:
         self.total[group] += other.total[0]
         for mine, block in zip(self.second, other.second, strict=True):
             mine[group] += block[0]
+        if other._cross is not None:
+            if self._cross is None:
+                self._cross = [torch.zeros_like(block) for block in self.second]
+            for mine, block in zip(self._cross, other._cross, strict=True):
+                mine[group] += block[0]
 
 
 def _to_numpy(name: str, values: Tensor) -> Floats:

@@ -60,12 +60,17 @@ Instead of numbers for the precision you can give a target: --target-size, --tar
 Every float tensor is quantised, biases and statistics finer than weights, those of few values too; --exclude
 and --set lossless keep what you name, and other rules stay in force. --sparsity prunes before.
 
+With --calibration the outputs of layers are kept instead of their weights, for a file of the same size that
+is much better, or a smaller one that is as good. The statistics come from a few hundred samples:
+dcompress.calibrate(model, batches).save("stats.safetensors") in Python. The steps of --set and targets, bits,
+centroids, sparsity and n_m all make use of them.
+
 The table shows the fraction of weights that are not zero (density), shared values (centroids), and how
 far the weights have moved (SQNR, in dB; `exact` if not at all).
 
 \b
 Settings for --set:
-  prune     sparsity=S, threshold=T or quality=Q (times the standard deviation)
+  prune     sparsity=S, threshold=T, quality=Q (times the standard deviation) or n_m=N:M
             scope=tensor, global or any name: tensors of a scope share a threshold
   share     bits=B or centroids=N; method=kmeans or uniform
             init=linear, density, random or k-means++; seed=N; groups=N
@@ -82,6 +87,7 @@ Examples:
   dcz encode model.pt --sparsity 0.9 --bits 5 --exclude '*.norm.*'
   dcz encode model.pt --target-size 500kB
   dcz encode model.pt --quality 25 -9 --exclude 'embed*'
+  dcz encode model.pt --target-size 60kB --calibration stats.safetensors
   dcz encode model.pt --set 'fc*.weight:sparsity=0.9,bits=5' --dry-run
   dcz encode model.pt --preset lossless -o - | ssh host 'cat > model.dcz'
 """
@@ -105,6 +111,11 @@ Examples:
 @target_options
 @effort_option
 @threads_option
+@click.option(
+    "--calibration",
+    metavar="STATS",
+    help="Keep what layers give out, not their weights: statistics that dcompress.calibrate saved.",
+)
 @click.option("--dry-run", is_flag=True, help="Show plan and sizes; write nothing.")
 @json_option
 @click.option("--no-receipt", is_flag=True, help="Leave recipe and errors out of the file.")
@@ -125,6 +136,7 @@ def encode(
     sparsity: float | None,
     bits: int | None,
     threads: int,
+    calibration: str | None,
     dry_run: bool,
     as_json: bool,
     no_receipt: bool,
@@ -133,6 +145,7 @@ def encode(
 ) -> None:
     """Compress a model file."""
     from dcompress.atomic import atomic_writer
+    from dcompress.calibration import as_calibration
     from dcompress.model_file import read_checkpoint
 
     context = click.get_current_context()
@@ -143,6 +156,10 @@ def encode(
             "to fix it for some tensors, use --set"
         )
     recipe = make_recipe(recipe_file, preset, sets, excludes, sparsity, bits, profile)
+    known = None
+    if calibration is not None:
+        with session.working_on(calibration):
+            known = as_calibration(calibration)
     if model == "-":
         raise click.UsageError("a model cannot be read from standard input: name a file")
     with session.working_on(model):
@@ -158,7 +175,12 @@ def encode(
         checkpoint = read_checkpoint(model, strip_module_prefix=strip_module_prefix)
         for note in checkpoint.notes:
             session.note(note)
-        options = {"receipt": not no_receipt, "effort": asked_effort(context), "threads": threads}
+        options: dict[str, Any] = {
+            "receipt": not no_receipt,
+            "effort": asked_effort(context),
+            "threads": threads,
+            "calibration": known,
+        }
         frame, found = _encode(session, checkpoint, recipe, goal, options)
     if found is not None:
         recipe = found.recipe

@@ -8,6 +8,7 @@ careful loop finishes each lane. So no stream, however hostile, reads or writes 
 from __future__ import annotations
 
 from dcompress.kernels.jit_context import class_bases, decode_contexts, symbol_values, table_slots
+from dcompress.kernels.jit_feedback import feed_labels, feed_path
 from dcompress.kernels.jit_modelling import context_costs, context_counts, encode_contexts
 from dcompress.kernels.jit_runs import decode_runs, decode_split_runs, run_table
 from dcompress.kernels.jit_side import (
@@ -59,6 +60,8 @@ __all__ = [
     "decode_split_runs",
     "decode_symbols",
     "encode_contexts",
+    "feed_labels",
+    "feed_path",
     "find_path",
     "gather",
     "gather_blocks",

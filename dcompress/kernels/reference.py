@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dcompress.kernels.feedback import feed_labels, feed_path
 from dcompress.kernels.reference_context import (
     class_bases,
     context_costs,
@@ -75,6 +76,8 @@ __all__ = [
     "decode_split_runs",
     "decode_symbols",
     "encode_contexts",
+    "feed_labels",
+    "feed_path",
     "find_path",
     "gather",
     "gather_blocks",

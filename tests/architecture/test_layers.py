@@ -13,11 +13,26 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "dcompress"
 
+_JITS = {
+    f"kernels.jit_{name}"
+    for name in (
+        "context",
+        "feedback",
+        "modelling",
+        "runs",
+        "side",
+        "side_writing",
+        "symbols",
+        "trellis",
+        "words",
+    )
+}
+
 # What runs a model to see what flows into its layers.
 _CALIBRATION = {
     f"calibration.{name}"
-    for name in ("collect", "collector", "columns", "inventory", "readers", "recurrent", "restoring", "sums")
-}
+    for name in ("collect", "collector", "columns", "inventory", "lockstep", "readers", "recurrent")
+} | {f"calibration.{name}" for name in ("restoring", "sequence", "sums")}
 
 LAYERS = (
     # Numbers, errors, caps: standard library only.
@@ -31,11 +46,8 @@ LAYERS = (
         "kernels.reference_context",
         "kernels.reference_symbols",
     }
-    | {"kernels.side", "kernels.side_writing", "kernels.trellis", "kernels.jit"}
-    | {
-        f"kernels.jit_{name}"
-        for name in ("context", "modelling", "runs", "side", "side_writing", "symbols", "trellis", "words")
-    },
+    | {"kernels.feedback", "kernels.side", "kernels.side_writing", "kernels.trellis", "kernels.jit"}
+    | _JITS,
     # Stage 3 and the container: they know nothing of each other.
     {"checksum", "values"}
     | {"coding"}
@@ -60,7 +72,8 @@ LAYERS = (
     # Frames in; policy, stages 1 and 2; model files of other kinds.
     {"decode", "jobs", "inspection"}
     | {"recipe", "rules", "presets", "settings", "solve", "crossing", "targets"}
-    | {"floats", "prune", "kmeans", "share", "matrices", "prices", "rate", "rate_groups"}
+    | {"floats", "prune", "prune_feedback", "prune_rules", "kmeans", "share", "matrices", "prices"}
+    | {"blas", "feedback", "feeding", "rate", "rate_groups"}
     | {"compression", "choice"}
     | {"grid", "views", "clusters", "modelling", "packing"}
     | {"atomic", "safetensors_file", "npz_file", "torch_file", "checkpoint", "model_file"}
@@ -77,19 +90,19 @@ SIBLINGS = {
     "kernels": {"kernels.reference", "kernels.jit"},
     "kernels.reference": {
         f"kernels.{name}"
-        for name in ("reference_context", "reference_symbols", "side", "side_writing", "status", "trellis")
-    },
+        for name in ("feedback", "reference_context", "reference_symbols", "side", "side_writing")
+    }
+    | {"kernels.status", "kernels.trellis"},
     "kernels.reference_context": {"kernels.status", "kernels.trellis"},
     "kernels.reference_symbols": {"kernels.status"},
     "kernels.side": {"kernels.status"},
     "kernels.side_writing": {"kernels.side"},
-    "kernels.jit": {
-        f"kernels.jit_{name}"
-        for name in ("context", "modelling", "runs", "side", "side_writing", "symbols", "trellis", "words")
-    },
+    "kernels.jit": _JITS,
     "kernels.jit_context": {"kernels.reference_context", "kernels.status"},
     "kernels.jit_modelling": {"kernels.reference_context"},
+    "kernels.jit_feedback": {"kernels.trellis"},
     "kernels.jit_trellis": {"kernels.trellis"},
+    "kernels.feedback": {"kernels.trellis"},
     "kernels.jit_side": {"kernels.side", "kernels.status"},
     "kernels.jit_side_writing": {"kernels.side", "kernels.side_writing"},
     "kernels.jit_symbols": {"kernels.reference", "kernels.status"},
@@ -112,14 +125,19 @@ SIBLINGS = {
     "targets": {"settings"},
     "recipe": {"presets", "rules", "settings"},
     "prune": {"floats"},
-    "kmeans": {"floats"},
-    "share": {"floats", "kmeans", "prune"},
+    "kmeans": {"blas", "floats"},
+    "share": {"feedback", "feeding", "floats", "kmeans", "prune"},
+    "feedback": {"blas", "calibration.moments"},
+    "feeding": {"blas", "feedback", "prices"},
+    "prune_feedback": {"blas", "feedback"},
     "views": {"grid"},
     "modelling": {"clusters", "grid", "prices", "views"},
     "packing": {"choice", "grid", "modelling", "settings", "views"},
-    "rate": {"floats", "modelling", "prices"},
-    "rate_groups": {"floats", "grid", "rate", "rules", "settings"},
-    "compression": {"floats", "prune", "rate_groups", "recipe", "settings", "share"},
+    "rate": {"feedback", "feeding", "floats", "modelling", "prices"},
+    "rate_groups": {"feedback", "floats", "grid", "prices", "rate", "rules", "settings"},
+    "prune_rules": {"calibration", "feedback", "floats", "prune", "prune_feedback", "rules", "settings"},
+    "compression": {"calibration", "feedback", "floats", "prune", "prune_rules"}
+    | {"rate_groups", "recipe", "settings", "share"},
     "matrices": {"floats"},
     "npz_file": {"safetensors_file"},
     "torch_file": {"checkpoint", "npz_file", "safetensors_file"},
@@ -131,7 +149,9 @@ SIBLINGS = {
     "calibration": {"calibration.moments", "calibration.record"},
     "calibration.record": {"atomic", "calibration.moments", "safetensors_file"},
     **{
-        name: _CALIBRATION | {"calibration.moments", "calibration.record", "checkpoint", "safetensors_file"}
+        name: _CALIBRATION
+        | {"calibration.moments", "calibration.record", "checkpoint", "safetensors_file"}
+        | {"compression", "recipe", "settings"}
         for name in _CALIBRATION
     },
     "metric_search": {"torch"},
@@ -147,11 +167,8 @@ OUTSIDERS = {
     "torch_pruning": {"train"},
     "torchao": {"train"},
     "sklearn": {"share", "kmeans", "train"},
-    "threadpoolctl": {"kmeans"},
-    "numba": {
-        f"kernels.jit_{name}"
-        for name in ("context", "modelling", "runs", "side", "side_writing", "symbols", "trellis", "words")
-    },
+    "threadpoolctl": {"blas", "kmeans"},
+    "numba": _JITS,
     "llvmlite": {"kernels.jit_symbols"},
     "click": {"cli"},
     "rich": {"cli"},
@@ -168,7 +185,7 @@ DEVICE_SET = (
     {"errors", "constants", "limits", "decibels", "stages", "cursor", "threads", "source", "checksum"}
     | {"kernels", "kernels.status", "kernels.reference", "kernels.reference_context"}
     | {"kernels.reference_symbols", "kernels.side_writing"}
-    | {"kernels.side", "kernels.trellis", "decode", "jobs", "inspection", "handle"}
+    | {"kernels.feedback", "kernels.side", "kernels.trellis", "decode", "jobs", "inspection", "handle"}
     | {name for name in LAYERS[2] if name.startswith(("coding", "container"))}
 )
 

@@ -138,9 +138,9 @@ def checkpoint():
 def test_a_checkpoint_is_compressed_lazily_in_order_and_ties_once(monkeypatch):
     calls = []
 
-    def spy(name, data, recipe):
+    def spy(name, data, recipe, **options):
         calls.append(name)
-        return compress_tensor(name, data, recipe)
+        return compress_tensor(name, data, recipe, **options)
 
     monkeypatch.setattr("dcompress.compression.compress_tensor", spy)
     source = checkpoint()
@@ -253,13 +253,13 @@ def test_tensors_are_shared_by_rate_in_groups_of_neighbours(monkeypatch):
     from dcompress import rate_groups
 
     groups = []
-    original = rate_groups.share_by_rate
+    original = rate_groups.RatePlan
 
     def spy(tensors, dtypes, steps, **options):
         groups.append((len(tensors), options["states"]))
         return original(tensors, dtypes, steps, **options)
 
-    monkeypatch.setattr(rate_groups, "share_by_rate", spy)
+    monkeypatch.setattr(rate_groups, "RatePlan", spy)
     monkeypatch.setattr(rate_groups, "_GROUP_WEIGHTS", 10_000)
     source = checkpoint()
     recipe = Recipe.from_options(sets=["fc0.bias:states=4"]).extended(Recipe(step=0.1, states=0))
@@ -277,11 +277,13 @@ def test_effort_chooses_the_trellis_unless_the_recipe_does(monkeypatch):
     from dcompress import rate_groups
 
     seen = []
-    monkeypatch.setattr(
-        rate_groups,
-        "share_by_rate",
-        lambda tensors, *_, states, **__: seen.append(states) or [None] * len(tensors),
-    )
+    original = rate_groups.RatePlan
+
+    def spy(*arguments, states, **options):
+        seen.append(states)
+        return original(*arguments, states=states, **options)
+
+    monkeypatch.setattr(rate_groups, "RatePlan", spy)
     for effort in range(1, 10):
         compress_tensor("x", random_tensor(9, 9), TensorRecipe(None, RateRule(0.1)), effort=effort)
     compress_tensor("x", random_tensor(9, 9), TensorRecipe(None, RateRule(0.1, states=32)), effort=1)
