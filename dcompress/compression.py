@@ -9,23 +9,21 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from weakref import WeakValueDictionary
-
-import numpy as np
 
 from dcompress.calibration import Calibration, Moments
 from dcompress.errors import DcompressWarning, RecipeError
 from dcompress.feedback import Calibrated
-from dcompress.floats import SHAREABLE, FloatArray, count_nonfinite, widen
+from dcompress.floats import count_nonfinite, widen
 from dcompress.profiles import FULL, PROFILES, Profile
-from dcompress.prune import global_threshold
 from dcompress.prune_rules import prune_named, prune_tensor, with_values, with_zeros
 from dcompress.rate_groups import GroupPlan, RateJob, rate_groups
-from dcompress.recipe import PruneRule, RateRule, Recipe, TensorRecipe
+from dcompress.recipe import RateRule, Recipe, TensorRecipe
+from dcompress.scopes import is_compressible, resolve_global_scopes
 from dcompress.settings import DEFAULT_EFFORT
 from dcompress.share import share
-from dcompress.stages import Checkpoint, PrunedTensor, SharedTensor, TensorData, tensor_specs
+from dcompress.stages import Checkpoint, PrunedTensor, SharedTensor, TensorData, TensorSpec, tensor_specs
 from dcompress.values import find_values
 
 __all__ = [
@@ -88,11 +86,11 @@ def compress_tensor(
     try:
         pruned = prune_tensor(name, tensor, recipe, moments)
         if share_rule is None:
-            return with_zeros(tensor, pruned) if moments is None else with_values(tensor, pruned)
+            return _unshared(tensor, pruned, moments)
         known = _calibrated(name, tensor, pruned, moments)
         if isinstance(share_rule, RateRule):
             plan = GroupPlan({name: (pruned, tensor.dtype, share_rule)}, effort)
-            return plan.share(name, known) or with_zeros(tensor, pruned)
+            return plan.share(name, known) or _unshared(tensor, pruned, moments)
         return share(pruned, tensor.dtype, calibrated=known, **dataclasses.asdict(share_rule))
     except RecipeError as error:
         raise RecipeError(f"tensor {name!r}: {error}") from error
@@ -135,7 +133,7 @@ def compress_checkpoint(
     """
     specs = tensor_specs(checkpoint.tensors)
     if calibration is not None:
-        calibration.check(specs)
+        calibration = _serving(calibration, specs, recipe, effort)
     plan = resolve_global_scopes(_tie(recipe.plan(specs), checkpoint.ties), checkpoint.tensors.__getitem__)
     groups = rate_groups(plan, specs)
     profile = PROFILES[recipe.profile]
@@ -250,24 +248,55 @@ class OpenGroup:
         self._group = group
 
     def share(self, name: str, moments: Moments | None = None) -> SharedTensor | TensorData:
-        """Return one tensor compressed, with error feedback if its moments are known."""
-        return self._group.share(name, self._known(name, moments)) or self._unshared(name)
+        """Return one tensor compressed, with error feedback if its moments are known.
+
+        Raises
+        ------
+        EncodeError
+            They do not fit the tensor.
+        """
+        if name not in self.jobs:
+            return self._tensors[name]
+        pruned, known = self._known(name, moments)
+        return self._group.share(name, known) or _unshared(self._tensors[name], pruned, moments)
 
     def share_all(self, moments: Mapping[str, Moments]) -> dict[str, SharedTensor | TensorData]:
         """Return all tensors compressed."""
         known = {name: self._known(name, moments.get(name)) for name in self.jobs}
-        shared = self._group.share_all({name: one for name, one in known.items() if one is not None})
-        return {name: one or self._unshared(name) for name, one in shared.items()}
+        shared = self._group.share_all({name: one for name, (_, one) in known.items() if one is not None})
+        return {
+            name: one or _unshared(self._tensors[name], known[name][0], moments.get(name))
+            for name, one in shared.items()
+        }
 
-    def _known(self, name: str, moments: Moments | None) -> Calibrated | None:
-        if moments is None or name not in self.jobs:
-            return None
+    def _known(self, name: str, moments: Moments | None) -> tuple[PrunedTensor, Calibrated | None]:
+        """Return what stage 1 leaves of a tensor, and what error feedback needs."""
+        if moments is None:
+            return self.jobs[name][0], None
         tensor = self._tensors[name]
-        return _calibrated(name, tensor, prune_named(name, tensor, self._plan[name], moments), moments)
+        pruned = prune_named(name, tensor, self._plan[name], moments)
+        return pruned, _calibrated(name, tensor, pruned, moments)
 
-    def _unshared(self, name: str) -> TensorData:
-        tensor = self._tensors[name]
-        return with_zeros(tensor, self.jobs[name][0]) if name in self.jobs else tensor
+
+def _unshared(tensor: TensorData, pruned: PrunedTensor, moments: Moments | None) -> TensorData:
+    """Return a tensor that is pruned only."""
+    return with_zeros(tensor, pruned) if moments is None else with_values(tensor, pruned)
+
+
+def _serving(
+    calibration: Calibration, specs: Mapping[str, TensorSpec], recipe: Recipe, effort: int
+) -> Calibration:
+    """Return what of some statistics serves a model and a recipe."""
+    calibration.check(specs)
+    if calibration.serves(recipe.to_dict(), effort):
+        return calibration
+    warnings.warn(
+        f"the statistics were gathered layer by layer for the recipe {calibration.recipe} and effort "
+        f"{calibration.effort}: for another one they serve as plain ones; calibrate again for it",
+        DcompressWarning,
+        stacklevel=levels_to_caller(),
+    )
+    return calibration.plain()
 
 
 def _by_first_name(calibration: Calibration, ties: Mapping[str, str]) -> dict[str, Moments]:
@@ -282,54 +311,6 @@ def _calibrated(
     if moments is None:
         return None
     return Calibrated(name, widen(tensor.words, tensor.dtype).reshape(tensor.shape), pruned.mask, moments)
-
-
-def resolve_global_scopes(
-    plan: Mapping[str, TensorRecipe], loader: Callable[[str], TensorData]
-) -> dict[str, TensorRecipe]:
-    """Return a plan in which every sparsity over a group of tensors has become a threshold.
-
-    Parameters
-    ----------
-    plan : mapping of str to TensorRecipe
-        Of the tensors that are compressed: tied names only once.
-    loader : callable
-        Returns a tensor by name; called twice for each tensor of a group, none is kept.
-
-    Raises
-    ------
-    RecipeError
-        Tensors of one group are given different sparsities.
-    """
-    groups: dict[str, dict[str, PruneRule]] = {}
-    for name, recipe in plan.items():
-        if recipe.prune is not None and recipe.prune.scope != "tensor":
-            groups.setdefault(recipe.prune.scope, {})[name] = recipe.prune
-    resolved = dict(plan)
-    for scope, rules in groups.items():
-        sparsities = {rule.sparsity for rule in rules.values()}
-        sparsity = sparsities.pop()
-        if sparsities or sparsity is None:
-            raise RecipeError(f"tensors of scope {scope!r} are given different sparsities")
-        threshold = global_threshold([_Loader(loader, name, plan[name]) for name in rules], sparsity)
-        for name in rules:
-            resolved[name] = dataclasses.replace(plan[name], prune=PruneRule(threshold=threshold))
-    return resolved
-
-
-@dataclasses.dataclass(frozen=True)
-class _Loader:
-    """Loads the weights that one tensor adds to a group: none if it will not be pruned."""
-
-    load: Callable[[str], TensorData]
-    name: str
-    recipe: TensorRecipe
-
-    def __call__(self) -> FloatArray:
-        tensor = self.load(self.name)
-        if not _compressible(tensor) or count_nonfinite(tensor.words, tensor.dtype):
-            return np.empty(0, np.float32)
-        return widen(tensor.words, tensor.dtype)
 
 
 def levels_to_caller() -> int:
@@ -348,14 +329,9 @@ def _is_ours(module: object) -> bool:
     return isinstance(module, str) and module.partition(".")[0] == "dcompress"
 
 
-def _compressible(tensor: TensorData) -> bool:
-    """Return whether a tensor has weights that can be pruned and shared."""
-    return tensor.dtype.name in SHAREABLE and tensor.words.size > 0
-
-
 def _is_usable(name: str, tensor: TensorData) -> bool:
     """Return whether a tensor can be compressed; warn if that fails for its values."""
-    if not _compressible(tensor):
+    if not is_compressible(tensor):
         return False
     n_bad = count_nonfinite(tensor.words, tensor.dtype)
     if n_bad:

@@ -22,7 +22,7 @@ from dcompress.errors import EncodeError
 
 __all__ = ["F64", "I32", "I64", "Calibrated", "Feedback", "Mask"]
 
-DAMPINGS = (0.003, 0.01, 0.03, 0.1, 0.3)  # of the mean second moment of a column
+DAMPINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # of the mean second moment of a column
 _DAMPING = 0.03  # where nothing was held out to choose by
 _TRIAL_ROWS, _TRIAL_COLUMNS = 64, 512  # by which damping is chosen
 _TRIAL_WINDOW = 32
@@ -117,7 +117,7 @@ class Feedback:
         if not moments.second and seen is not None:
             flat = np.asarray(weights, np.float64).reshape(1, moments.shape[0], -1)
             return cls(moments, flat, np.ascontiguousarray(kept.reshape(flat.shape)), (), 0.0)
-        if not any(block.any() for block in moments.second):
+        if not any(block.diagonal(0, 1, 2).any() for block in moments.second):
             return None
         matrices = moments.matrices(np.asarray(weights, np.float64))
         keep = np.ascontiguousarray(moments.matrices(kept))

@@ -22,6 +22,7 @@ _LANES = 64  # that one thread takes at a time
 _WINDOW = 128  # columns that a path feeds on its own; what lies further gets the sum of a window's errors
 
 
+@one_blas_thread()
 def fed_grid(
     fed: Feedback,
     step: float,
@@ -60,8 +61,7 @@ def fed_grid(
     """
     buckets = BUCKET_OF[: max(1, most // table.shape[1]) + 1]
     walk = _Walk(fed, step, order, follow, prices, table, far, buckets)
-    with one_blas_thread():
-        return walk.along_rows(threads) if fed.moments.layout == "rows" else walk.across_rows()
+    return walk.along_rows(threads) if fed.moments.layout == "rows" else walk.across_rows()
 
 
 class _Walk:
@@ -236,6 +236,7 @@ class _Walk:
         self._states[lanes], self._rings[lanes] = states, rings
 
 
+@one_blas_thread()
 def fed_places(fed: Feedback, codebooks: F64, book_of: I64) -> I32:
     """Return the place in its codebook of every weight, errors fed on.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dcompress.atomic import atomic_writer
 from dcompress.calibration import Calibration, CalibrationLike, as_calibration
@@ -65,7 +65,8 @@ class SearchResult:
     frame : EncodedFrame
         The file, ready to be written; see `save`.
     recipe : Recipe
-        Encoding by it, with the same effort and metadata, gives the same file.
+        Encoding by it, with the same effort, metadata and calibration, gives the same file: where that is
+        done layer by layer, the calibration for this recipe.
     figures : Figures
         Its size and quality.
     baseline, metric : float
@@ -229,6 +230,9 @@ def _calibrator(
     given = isinstance(calibration, (Calibration, str, os.PathLike))
     if calibration is None or given or not isinstance(calibration, Iterable):
         return as_calibration(calibration)
+    if isinstance(calibration, (Tensor, Mapping)):
+        kind = type(calibration).__name__
+        raise EncodeError(f"calibration must be statistics, their file, or batches in a list, not {kind}")
     batches = list(calibration)
     return lambda recipe: calibrate(model, batches, recipe=recipe, effort=effort)
 

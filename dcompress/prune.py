@@ -149,13 +149,15 @@ def n_m_mask(weights: FloatArray, n: int, m: int) -> NDArray[np.bool_]:
     Raises
     ------
     RecipeError
-        M does not divide the second dimension.
+        Not 0 < n < m, or M does not divide the second dimension.
 
     Examples
     --------
     >>> n_m_mask(np.array([[3.0, -1.0, 1.0, 2.0]]), 2, 4).tolist()
     [[True, False, False, True]]
     """
+    if not 0 < n < m:
+        raise RecipeError(f"N:M = {n}:{m}: of every M weights N are kept, so 0 < N < M")
     if weights.ndim < 2 or weights.shape[1] % m:
         raise RecipeError(f"N:M = {n}:{m}: {m} does not divide the second dimension of {weights.shape}")
     cut = np.abs(weights).reshape(weights.shape[0], weights.shape[1] // m, m, *weights.shape[2:])

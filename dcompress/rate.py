@@ -37,6 +37,7 @@ SLOPES = {False: 0.12, True: 0.3}  # squared steps a bit, by whether there is a 
 _PASSES = (1, 2, 2, 2, 3, 3, 3, 4, 4)  # by effort, 1 to 9
 _SCOUTS = 4  # states of all passes but the last, which only gather prices
 
+_LANES = 16  # that one thread takes at a time
 _WORK = 100  # of a weight in one pass, by that of a decoded symbol
 _ONE_SIDED = 8.0  # how much more error than on average small values of one sign may bear
 _DEAD_ZONE = 0.1  # by which the first pass rounds towards zero
@@ -252,7 +253,7 @@ class _Settling:
 
     def _find(self, place: int, follow: NDArray[np.int64]) -> NDArray[np.int32]:
         of_it = self._jobs[place], self._placed[place], self._prices[place], self._tables[place]
-        return _find(self._kernel, *of_it, follow)
+        return _find(self._kernel, *of_it, follow, self._threads)
 
     def find(self, place: int) -> NDArray[np.int32]:
         """Return the grid integers of a matrix that are cheapest in error and bits."""
@@ -291,30 +292,41 @@ def _find(
     prices: Prices,
     table: NDArray[np.float32],
     follow: NDArray[np.int64],
+    threads: int,
 ) -> NDArray[np.int32]:
-    """Return the grid integers of a tensor that are cheapest at given prices."""
+    """Return the grid integers of a tensor that are cheapest at given prices; threads share its lanes."""
     row_words, rows, lane_starts = job.layout
     far = np.zeros(0, np.uint8)
     if prices.distance > RING:
         far = (
             neighbour_levels(before, prices.levels, prices.distance).reshape(-1, row_words)[rows].reshape(-1)
         )
-    found = np.zeros(job.weights.size, np.int32)
-    kernel.find_path(
-        job.weights.reshape(-1, row_words)[rows].reshape(-1),
-        job.step,
-        row_words,
-        follow,
-        lane_starts * row_words,
-        prices.row_class[rows],
-        prices.column_class,
-        table,
-        BUCKET_OF,
-        prices.levels,
-        prices.distance,
-        far,
-        found,
-    )
+    path = job.weights.reshape(-1, row_words)[rows].reshape(-1)
+    row_class, found = prices.row_class[rows], np.zeros(path.size, np.int32)
+    ends = np.append(lane_starts[1:], rows.size)
+
+    def settle(first: int) -> None:
+        starts = lane_starts[first : first + _LANES]
+        begin, end = int(starts[0]), int(ends[first : first + _LANES][-1])
+        words = slice(begin * row_words, end * row_words)
+        kernel.find_path(
+            path[words],
+            job.step,
+            row_words,
+            follow,
+            (starts - begin) * row_words,
+            row_class[begin:end],
+            prices.column_class,
+            table,
+            BUCKET_OF,
+            prices.levels,
+            prices.distance,
+            far[words],
+            found[words],
+        )
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(settle, range(0, lane_starts.size, _LANES)))
     grid = np.empty_like(found)
     grid.reshape(-1, row_words)[rows] = found.reshape(-1, row_words)
     return grid

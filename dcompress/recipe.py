@@ -89,8 +89,8 @@ class Recipe:
     prune further each time it is applied. Those who have tuned it can set ``quality`` by a rule. A preset
     never prunes a tensor that is a quarter zeros already: it was pruned in training, and keeps its mask.
 
-    A rule prunes by one of ``sparsity``, ``threshold``, ``quality`` and ``n_m``: "2:4" keeps two of every four
-    weights along the second dimension, which is the inputs of a linear layer or a convolution.
+    A rule prunes by one of ``sparsity``, ``threshold``, ``quality`` and ``n_m``: "2:4" keeps two of every
+    four weights along the second dimension, which is the inputs of a linear layer or a convolution.
 
     The paper fine-tunes a network after pruning it; so should those who use ``paper`` on a dense one.
 

@@ -83,7 +83,7 @@ class Found:
     frame : EncodedFrame
         Ready to be written.
     recipe : Recipe
-        With the step; encoding by it, with the same effort, gives the same frame.
+        With the step; encoding by it, with the same effort and calibration, gives the same frame.
     target : Target
         What was asked.
     figures : Figures

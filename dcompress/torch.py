@@ -93,7 +93,8 @@ def save_file(
         At most one: what the file shall come to, met by up to 1 % and never on the wrong side, by a search
         over the precision of the weights; the recipe's rules and exclusions stay in force. Bytes of the file
         (or text such as "500kB"); decoded bytes over those of the file; bits of the file per weight of
-        matrices and kernels; SQNR of all matrices and kernels together, in dB.
+        matrices and kernels; SQNR of all matrices and kernels together, in dB. That is of weights, and a
+        calibration gives it up for what layers give out: ask for a size then.
     threads : int, optional
         Threads that encode; all there are by default. The file does not depend on it.
     calibration : Calibration or path-like, optional

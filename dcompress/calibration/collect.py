@@ -73,7 +73,7 @@ def calibrate(
         the inputs that each layer gets when all that comes before it is compressed already: this gives the
         better file, by this recipe. A copy of the model runs beside it; all batches are in memory, with what
         flows between two layers. Layers that are called several times, and weights that are used outside of
-        layers, get plain statistics. ``loss`` does not go with it.
+        layers, get plain statistics, which `Calibration.notes` says. ``loss`` does not go with it.
     effort : int
         With a recipe: the effort by which the file will be encoded.
 
@@ -85,7 +85,10 @@ def calibrate(
     Raises
     ------
     EncodeError
-        No batches; inputs of a layer that are NaN or infinite, with layer and batch named; nothing to read.
+        No batches; inputs of a layer that are NaN or infinite, with layer and batch named; nothing to read;
+        with a recipe: a loss, or a model that cannot be copied.
+    RecipeError
+        The recipe does not fit the model.
 
     Warns
     -----

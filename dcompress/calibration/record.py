@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -53,6 +54,10 @@ class Calibration(Mapping[str, Moments]):
         Parameters with at least two dimensions of which nothing is known, and why.
     notes : tuple of str
         What else there is to say.
+    recipe : mapping, optional
+        If they were gathered layer by layer: for the recipe that this is the dictionary of.
+    effort : int
+        And for this effort. See `serves` and `plain`.
     """
 
     moments: Mapping[str, Moments]
@@ -63,6 +68,8 @@ class Calibration(Mapping[str, Moments]):
     ties: Mapping[str, str] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    recipe: Mapping[str, Any] | None = None
+    effort: int = 0
 
     def __getitem__(self, name: str) -> Moments:
         return self.moments[self.ties.get(name, name)]
@@ -101,6 +108,24 @@ class Calibration(Mapping[str, Moments]):
             if any(prefix + name in specs for name in self.shapes):
                 hint = f"; the model's names begin with {prefix!r}: take that off"
         raise EncodeError(f"the statistics are of another model: {shown}{hint}")
+
+    def serves(self, recipe: Mapping[str, Any], effort: int) -> bool:
+        """Return whether these are statistics for any recipe, or for this one."""
+        if self.recipe is None:
+            return True
+        mine, asked = (json.dumps(dict(one), sort_keys=True) for one in (self.recipe, recipe))
+        return mine == asked and self.effort == effort
+
+    def plain(self) -> Calibration:
+        """Return what of statistics layer by layer serves other recipes.
+
+        They make up for the very errors that one recipe makes in the layers before; to those of another they
+        would add.
+        """
+        rest = {
+            name: dataclasses.replace(one, cross=(), holdout_cross=()) for name, one in self.moments.items()
+        }
+        return dataclasses.replace(self, moments=rest, recipe=None, effort=0)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
         """Write a ``.safetensors`` file, atomically; the same statistics always give the same bytes.
@@ -144,6 +169,8 @@ class Calibration(Mapping[str, Moments]):
             "ties": dict(self.ties),
             "skipped": dict(self.skipped),
             "notes": list(self.notes),
+            "recipe": None if self.recipe is None else dict(self.recipe),
+            "effort": self.effort,
         }
         text = json.dumps(content, separators=(",", ":"))
         metadata = {
@@ -196,6 +223,8 @@ class Calibration(Mapping[str, Moments]):
                 {str(name): str(first) for name, first in content["ties"].items()},
                 {str(name): str(reason) for name, reason in content["skipped"].items()},
                 tuple(str(note) for note in content["notes"]),
+                None if content["recipe"] is None else dict(content["recipe"]),
+                _count(content["effort"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             fail(f"is damaged: {type(error).__name__}: {shortened(error)}")

@@ -29,6 +29,7 @@ from dcompress.checkpoint import checkpoint_from_state_dict, data_to_tensor
 from dcompress.compression import OpenGroup, compress_checkpoint, compress_tensor
 from dcompress.errors import EncodeError
 from dcompress.recipe import Recipe
+from dcompress.safetensors_file import listed
 from dcompress.stages import SharedTensor, TensorData
 
 __all__ = ["layer_by_layer"]
@@ -85,6 +86,7 @@ def layer_by_layer(
     layers = _layers(model, compressor.names) & once
     found: dict[str, Moments] = {}
     done: set[str] = set()
+    n_met = 0  # layers before which a run of the model and one of the copy have met
     with as_it_was(model), as_it_was(twin), contextlib.ExitStack() as stack:
         runs = [
             _Pair(*(_runner(stack, one, layers, partial(run, one, batch), done) for one in (model, twin)))
@@ -96,6 +98,7 @@ def layer_by_layer(
             path = next((path for pair in runs for path in pair.paths), None)
             if path is None:
                 break
+            n_met += any(pair.calls(path) is not None for pair in runs)
             read = _read(path, runs, max_columns, holdout)
             for name, moments in read.items():
                 if name in compressor.names:
@@ -106,9 +109,15 @@ def layer_by_layer(
                 progress(len(done), len(layers))
             for pair in runs:
                 pair.leave(path)
+    if layers and not n_met:
+        raise EncodeError("no layer was reached: forward must run the model that it is given")
     merged = {name: found.get(name, one) for name, one in static.moments.items()}
-    note = f"layer by layer, for effort {effort} and the recipe {recipe.to_dict()}"
-    return dataclasses.replace(static, moments=merged, notes=(*static.notes, note))
+    notes = [*static.notes, f"layer by layer, for effort {effort} and the recipe {recipe.to_dict()}"]
+    if rest := sorted(compressor.names - found.keys()):
+        notes.append(f"not layer by layer (tied, called several times or outside of a layer): {listed(rest)}")
+    return dataclasses.replace(
+        static, moments=merged, notes=tuple(notes), recipe=recipe.to_dict(), effort=effort
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

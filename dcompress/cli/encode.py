@@ -63,7 +63,8 @@ and --set lossless keep what you name, and other rules stay in force. --sparsity
 With --calibration the outputs of layers are kept instead of their weights, for a file of the same size that
 is much better, or a smaller one that is as good. The statistics come from a few hundred samples:
 dcompress.calibrate(model, batches).save("stats.safetensors") in Python. The steps of --set and targets, bits,
-centroids, sparsity and n_m all make use of them.
+centroids, sparsity and n_m all make use of them. --quality is still that of the weights, which is then given
+up for that of the outputs: ask for a size instead.
 
 The table shows the fraction of weights that are not zero (density), shared values (centroids), and how
 far the weights have moved (SQNR, in dB; `exact` if not at all).

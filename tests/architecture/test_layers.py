@@ -74,7 +74,7 @@ LAYERS = (
     | {"recipe", "rules", "presets", "settings", "solve", "crossing", "targets"}
     | {"floats", "prune", "prune_feedback", "prune_rules", "kmeans", "share", "matrices", "prices"}
     | {"blas", "feedback", "feeding", "rate", "rate_groups"}
-    | {"compression", "choice"}
+    | {"compression", "choice", "scopes"}
     | {"grid", "views", "clusters", "modelling", "packing"}
     | {"atomic", "safetensors_file", "npz_file", "torch_file", "checkpoint", "model_file"}
     | {"evaluation", "calibration", "calibration.moments", "calibration.record"}
@@ -136,8 +136,9 @@ SIBLINGS = {
     "rate": {"feedback", "feeding", "floats", "modelling", "prices"},
     "rate_groups": {"feedback", "floats", "grid", "prices", "rate", "rules", "settings"},
     "prune_rules": {"calibration", "feedback", "floats", "prune", "prune_feedback", "rules", "settings"},
-    "compression": {"calibration", "feedback", "floats", "prune", "prune_rules"}
-    | {"rate_groups", "recipe", "settings", "share"},
+    "scopes": {"floats", "prune", "rules"},
+    "compression": {"calibration", "feedback", "floats", "prune_rules", "rate_groups", "recipe"}
+    | {"scopes", "settings", "share"},
     "matrices": {"floats"},
     "npz_file": {"safetensors_file"},
     "torch_file": {"checkpoint", "npz_file", "safetensors_file"},

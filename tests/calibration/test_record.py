@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -47,6 +48,21 @@ def calibration():
         )
 
 
+@pytest.fixture(scope="module")
+def crossed(calibration):
+    """Return these statistics as if what comes before each layer were compressed."""
+    generator = np.random.default_rng(5)
+
+    def like(blocks):
+        return tuple(generator.normal(size=block.shape).astype(np.float32) for block in blocks)
+
+    moments = {
+        name: dataclasses.replace(one, cross=like(one.second), holdout_cross=like(one.holdout))
+        for name, one in calibration.moments.items()
+    }
+    return dataclasses.replace(calibration, moments=moments)
+
+
 @pytest.fixture
 def path(tmp_path, calibration):
     calibration.save(tmp_path / "stats.safetensors")
@@ -85,6 +101,35 @@ def test_an_old_file_is_kept_unless_it_may_be_replaced(path, calibration):
         calibration.save(path, overwrite=False)
     assert path.read_bytes() == old
     assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+def test_cross_moments_come_back(crossed, tmp_path):
+    path = tmp_path / "stats"
+    crossed.save(path)
+    found = Calibration.load(path)
+    assert_same(found, crossed)
+    assert any(one.cross for one in found.values())
+    for name, one in found.items():
+        for kind in ("cross", "holdout_cross"):
+            for block, wanted in zip(getattr(one, kind), getattr(crossed[name], kind), strict=True):
+                np.testing.assert_array_equal(block, wanted)  # whole squares: they are not symmetric
+    found.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+    rewrite(path, setting("moments", "mix.weight", "cross", to=False))
+    with pytest.raises(EncodeError, match="damaged: tensors that nobody describes"):
+        Calibration.load(path)
+    crossed.save(path)
+    rewrite(path, nothing, {"mix.weight/holdout_cross.1": None})
+    with pytest.raises(EncodeError, match=r"damaged: .*holdout_cross\.1"):
+        Calibration.load(path)
+
+
+def test_files_from_before_there_were_cross_moments(path, calibration):
+    rewrite(path, lambda content: [one.pop("cross") for one in content["moments"].values()])
+    assert_same(Calibration.load(path), calibration)
+    rewrite(path, setting("moments", "mix.weight", "cross", to=True))
+    with pytest.raises(EncodeError, match=r"damaged: .*mix\.weight/cross"):
+        Calibration.load(path)
 
 
 # Damage.
@@ -277,6 +322,11 @@ def test_moments_that_do_not_fit_together():
         {"holdout": (np.zeros((2, 3, 3), np.float32),)},
         {"row_weights": np.zeros(3)},
         {"influence": np.zeros(3)},
+        {"cross": (np.zeros((1, 2, 2), np.float32),)},
+        {"cross": (np.zeros((1, 3, 3)),)},
+        {"cross": good["second"], "holdout": good["second"]},
+        {"cross": good["second"], "holdout": good["second"], "holdout_cross": good["second"] * 2},
+        {"holdout_cross": good["second"]},
     ):
         with pytest.raises(ValueError, match=r"\w"):
             Moments(**good | bad)

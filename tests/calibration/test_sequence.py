@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import dcompress
-from dcompress.errors import EncodeError
+from dcompress.errors import DcompressWarning, EncodeError
 from dcompress.recipe import Recipe
 
 RECIPE = Recipe(step=0.15)
@@ -201,7 +201,7 @@ def test_layers_of_several_weights(layer):
 
         def forward(self, x):
             if isinstance(layer, nn.Embedding):
-                return layer((x[..., 0] > 0).long() + (x[..., 1] > 0).long())
+                return self.layer((x[..., 0] > 0).long() + (x[..., 1] > 0).long())
             x = self.into(x)
             return self.layer(x, x, x) if isinstance(layer, nn.MultiheadAttention) else self.layer(x)
 
@@ -250,3 +250,32 @@ def test_progress_counts_batches_then_layers():
     calls = []
     dcompress.calibrate(Residual(), some_batches(2), recipe=RECIPE, progress=lambda *one: calls.append(one))
     assert calls == [(1, 2), (2, 2), (1, 3), (2, 3), (3, 3)]
+
+
+def test_statistics_for_another_recipe_serve_as_plain_ones(tmp_path):
+    model, batches = Residual().eval(), some_batches(20)
+    stats = dcompress.calibrate(model, batches, recipe=Recipe(step=0.15))
+    stats.save(tmp_path / "stats")
+    for other, effort in (
+        (Recipe(step=0.02), 6),
+        (Recipe(step=0.15), 7),
+        (Recipe(step=0.15, sparsity=0.1), 6),
+    ):
+        with pytest.warns(DcompressWarning, match=r"layer by layer for the recipe .*'step': 0.15.* effort 6"):
+            frame = dcompress.save(
+                model.state_dict(), recipe=other, effort=effort, calibration=tmp_path / "stats"
+            )
+        others = some_batches(seed=1)
+        plain = dcompress.save(model.state_dict(), recipe=other, effort=effort)
+        assert output_error(model, frame, others) < output_error(model, plain, others)
+    with pytest.warns(DcompressWarning, match="layer by layer"):
+        dcompress.save(model.state_dict(), target_size=900, calibration=stats)
+
+
+def test_layers_with_plain_statistics_are_named():
+    batches = [torch.randn(size, 6) for size in (20, 21, 22, 23)]
+    stats = dcompress.calibrate(Twice(), batches, recipe=RECIPE)
+    assert "again.weight, one.weight, rare.weight" in stats.notes[-1]
+    model = Twice()
+    with pytest.raises(EncodeError, match="forward must run the model that it is given"):
+        dcompress.calibrate(model, batches, recipe=RECIPE, forward=lambda _, batch: model(batch))

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from dcompress.errors import RecipeError
-from dcompress.prune import global_threshold, prune, quality_threshold, sparsity_mask, threshold_mask
+from dcompress.prune import (
+    global_threshold,
+    n_m_mask,
+    prune,
+    quality_threshold,
+    sparsity_mask,
+    threshold_mask,
+)
 
 NAN = float("nan")
 
@@ -59,6 +66,24 @@ def test_small_shapes(shape):
 def test_quality_is_a_multiple_of_the_standard_deviation():
     weights = np.random.default_rng(2).normal(3, 2, 300_001).astype(np.float32)
     assert quality_threshold(weights, 1.5) == pytest.approx(1.5 * np.std(weights.astype(np.float64)))
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 2), (3, 4), (1, 8)])
+@pytest.mark.parametrize("shape", [(5, 8), (3, 16, 2, 3), (2, 8, 0)])
+def test_n_of_m_keeps_the_largest_of_each_run(shape, n, m):
+    weights = np.random.default_rng(1).integers(-4, 5, shape).astype(np.float32)
+    mask = n_m_mask(weights, n, m)
+    assert mask.shape == shape
+    moved, kept = np.moveaxis(weights, 1, -1), np.moveaxis(mask, 1, -1)
+    for run, own in zip(moved.reshape(-1, m), kept.reshape(-1, m), strict=True):
+        largest = sorted(range(m), key=lambda place, run=run: (abs(run[place]), place))[m - n :]
+        assert sorted(np.flatnonzero(own)) == sorted(largest)
+
+
+@pytest.mark.parametrize("shape", [(8,), (4, 6), (4, 2, 4)])
+def test_n_of_m_needs_a_second_dimension_of_whole_runs(shape):
+    with pytest.raises(RecipeError, match="2:4: 4 does not divide the second dimension of"):
+        n_m_mask(np.ones(shape), 2, 4)
 
 
 def test_prune_keeps_values_in_order_and_never_zeros():

@@ -59,6 +59,19 @@ def test_without_a_slope_and_states_every_weight_takes_the_nearest_value(dtype):
     assert shared.states == 0
 
 
+@pytest.mark.parametrize("states", [0, 8])
+def test_threads_share_lanes_and_make_no_difference(states, monkeypatch):
+    def nine_lanes(shape):
+        return Layout(12, np.arange(30)[::-1].copy(), np.array([0, 3, 4, 4, 9, 15, 20, 22, 29]))
+
+    weights = laplace(30, 12, seed=8)
+    found = set()
+    for lanes, threads in ((100, 1), (1, 3), (2, 2), (4, 1)):
+        monkeypatch.setattr("dcompress.rate._LANES", lanes)
+        found.add(share(weights, 0.02, states=states, layout=nine_lanes, threads=threads).labels.tobytes())
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize("states", STATES)
 def test_labels_are_a_grid_and_walk_the_trellis(states):
     weights = laplace(24, 8, 3, 3)

@@ -137,6 +137,30 @@ codebook = [-1, 0, 1]
 """
 
 
+def test_n_of_m():
+    recipes = plan(
+        "fc*.weight:sparsity=0.5,bits=5", "fc1.weight:n_m=2:4", "conv2.weight: n_m=1:2,lossless=false"
+    )
+    assert recipes["fc1.weight"] == TensorRecipe(PruneRule(n_m="2:4"), ShareRule(n_centroids=32), True, True)
+    assert recipes["fc2.weight"].prune == PruneRule(0.5)
+    assert recipes["conv2.weight"].prune == PruneRule(n_m="1:2")
+    toml = "[[rule]]\npattern = 'fc1.weight'\nn_m = '2:4'"
+    recipe = Recipe.from_toml(toml)
+    assert recipe.plan(SPECS)["fc1.weight"].prune == PruneRule(n_m="2:4")
+    assert recipe.to_dict() == {"rule": [{"pattern": "fc1.weight", "n_m": "2:4"}]}
+    with pytest.raises(RecipeError, match="n_m must be N:M"):
+        Recipe.from_toml(toml.replace("'2:4'", "2.4"))
+    later = plan("fc1.weight:n_m=2:4", "fc1.weight:sparsity=0.25")["fc1.weight"]
+    assert later.prune == PruneRule(0.25)
+
+
+def test_patterns_may_have_colons():
+    specs = {"a:b": (F32, (8, 8)), "a": (F32, (8, 8))}
+    recipes = Recipe.from_options(sets=["a:b:n_m=2:4", "a:bits=3"]).plan(specs)
+    assert recipes["a:b"].prune == PruneRule(n_m="2:4")
+    assert recipes["a"].share == ShareRule(n_centroids=8)
+
+
 def test_toml(tmp_path):
     recipe = Recipe.from_toml(TOML)
     path = tmp_path / "mine.toml"
@@ -195,6 +219,24 @@ def test_extended_puts_the_other_on_top():
         ("fc1*:lossless,bits=3", "lossless excludes every other setting"),
         ("fc1*:bits=5,centroids=9", "give only one of bits, centroids"),
         ("fc1*:sparsity=0.5,quality=1", "give only one of sparsity, quality"),
+        ("fc1*:sparsity=0.5,n_m=2:4", "give only one of sparsity, n_m"),
+        ("fc1*:n_m=4:2", "n_m must be N:M, as in 2:4: of every M weights N are kept, not '4:2'"),
+        ("fc1*:n_m=0:2", "n_m must be N:M"),
+        ("fc1*:n_m=2:2", "n_m must be N:M"),
+        ("fc1*:n_m=2", "n_m must be N:M"),
+        ("fc1*:n_m=2:4:8", "n_m must be N:M"),
+        ("fc1*:n_m=-2:4", "n_m must be N:M"),
+        ("fc1*:n_m=", "n_m must be N:M"),
+        ("fc1*:n_m", "'n_m' has no value; write n_m=value"),
+        (
+            "fc1*:n_m=1:3",
+            "tensor 'fc1.weight': n_m = 1:3: 3 does not divide the second dimension of (500, 800)",
+        ),
+        (
+            "fc1.bias:n_m=2:4",
+            "tensor 'fc1.bias': n_m = 2:4: 4 does not divide the second dimension of (500,)",
+        ),
+        ("fc1*:n_m=2:4,scope=all", "scope 'all' needs a sparsity"),
         ("fc1*:bits=5,codebook=1", "bits, codebook do not go together"),
         ("fc1*:method=uniform,fraction_bits=1", "method, fraction_bits do not go together"),
         ("fc1*:method=given", "tensor 'fc1.weight': method 'given' needs a codebook"),
