@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import torch
@@ -71,9 +71,10 @@ def calibrate(
     recipe : Recipe, str, path-like or dict, optional
         By which the file will be encoded. If it is given, the statistics are gathered layer by layer, with
         the inputs that each layer gets when all that comes before it is compressed already: this gives the
-        better file, by this recipe. A copy of the model runs beside it; all batches are in memory, with what
-        flows between two layers. Layers that are called several times, and weights that are used outside of
-        layers, get plain statistics, which `Calibration.notes` says. ``loss`` does not go with it.
+        better file, by this recipe. A copy of the model runs beside it; all batches (a few dozen at most) are
+        in memory, with what flows between two layers. Recurrent layers, those that are called several times,
+        and weights that are used outside of layers, get plain statistics, which `Calibration.notes` says.
+        ``loss`` does not go with it.
     effort : int
         With a recipe: the effort by which the file will be encoded.
 
@@ -96,20 +97,21 @@ def calibrate(
         Weights with two dimensions or more of which nothing is known; `Calibration.skipped` says why.
     """
     _check(model, batches, forward, loss, max_columns=max_columns, holdout=holdout)
+    check_effort(effort)
     plain = unwrapped(model)
-    if recipe is None:
+    with as_it_was(plain):  # a parametrization may change its buffers when it is looked at
         collector = Collector(plain, take_inventory(plain), max_columns)
+    if recipe is None:
         return _gather(collector, plain, batches, forward, loss, holdout, progress)
     if loss is not None:
         raise EncodeError("statistics layer by layer have no use for a loss: leave it out")
-    check_effort(effort)
     chosen, kept = as_recipe(recipe), list(batches)
-    collector = Collector(plain, take_inventory(plain), max_columns)
+    copies = _Copies(kept)  # each run has its own: a model may change its input in place
     return layer_by_layer(
         plain,
         kept,
-        lambda one, batch: _run(one, batch, forward),
-        _gather(collector, plain, kept, forward, None, holdout, progress),
+        lambda one, batch: _run(one, _copied(batch), forward),
+        _gather(collector, plain, copies, forward, None, holdout, progress),
         chosen,
         effort=effort,
         max_columns=max_columns,
@@ -117,6 +119,30 @@ def calibrate(
         once={path for path, count in collector.n_calls.items() if count == len(kept)},
         progress=progress,
     )
+
+
+class _Copies(Sequence[Any]):
+    """Batches, copied when they are asked for."""
+
+    def __init__(self, batches: Sequence[Any]) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, place: Any) -> Any:
+        return _copied(self._batches[place])
+
+
+def _copied(batch: Any) -> Any:
+    """Return a batch whose tensors are copies, in lists, tuples and dicts too."""
+    if isinstance(batch, Tensor):
+        return batch.clone()
+    if isinstance(batch, Mapping):
+        return {name: _copied(value) for name, value in batch.items()}
+    if type(batch) in (list, tuple):
+        return type(batch)(_copied(one) for one in batch)
+    return batch
 
 
 def _check(

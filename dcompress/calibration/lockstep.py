@@ -64,7 +64,7 @@ class Runner:
         self._stops = stops
         self._baton = _Baton()
         self._error: BaseException | None = None
-        self._done = False
+        self._done = threading.Event()
         self._thread = threading.Thread(target=self._main, daemon=True)
         self._thread.start()
 
@@ -80,7 +80,7 @@ class Runner:
 
     def proceed(self) -> None:
         """Let the run go on to the next layer that stops it, or to its end; what it raises is raised here."""
-        if self._done:
+        if self._done.is_set():
             return
         self.at = None
         self._baton.yours.clear()
@@ -92,8 +92,10 @@ class Runner:
     def stop(self) -> None:
         """End the run where it is."""
         self._baton.stopped = True
-        while not self._done:
+        while not self._done.is_set():
             self._baton.yours.clear()
+            if self._done.is_set():  # between the two lines above
+                break
             self._baton.mine.set()
             self._baton.yours.wait()
         self._thread.join()
@@ -116,5 +118,5 @@ class Runner:
         except BaseException as error:  # noqa: BLE001 (it is raised where the run is waited for)
             self._error = error
         finally:
-            self._done = True
+            self._done.set()
             self._baton.yours.set()

@@ -107,6 +107,8 @@ class Calibration(Mapping[str, Moments]):
         for prefix in ("module.", "_orig_mod."):
             if any(prefix + name in specs for name in self.shapes):
                 hint = f"; the model's names begin with {prefix!r}: take that off"
+        if any(f"{name}_orig" in specs or ".parametrizations." in name for name in (*self.shapes, *specs)):
+            hint += "; what torch has pruned or parametrized must be made permanent first (prune.remove, ...)"
         raise EncodeError(f"the statistics are of another model: {shown}{hint}")
 
     def serves(self, recipe: Mapping[str, Any], effort: int) -> bool:

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dcompress.calibration.inventory import take_inventory
@@ -33,6 +35,8 @@ from dcompress.safetensors_file import listed
 from dcompress.stages import SharedTensor, TensorData
 
 __all__ = ["layer_by_layer"]
+
+_SAME = 1e-3  # of the largest sum of inputs: what batches of other sizes may differ by
 
 RunModel = Callable[[nn.Module, Any], None]
 
@@ -81,9 +85,16 @@ def layer_by_layer(
         twin = copy.deepcopy(model)
     except Exception as error:
         raise EncodeError(f"calibrating layer by layer needs a copy of the model: {error}") from error
+    missing = sorted(static.moments.keys() - model.state_dict().keys())
+    if missing:
+        raise EncodeError(
+            f"{listed(missing)}: pruned or parametrized by torch; make that permanent first (prune.remove, "
+            "parametrize.remove_parametrizations)"
+        )
     compressor = _Compressor(model, static, recipe, effort)
     twin.load_state_dict(compressor.state_dict(), strict=False)
-    layers = _layers(model, compressor.names) & once
+    with as_it_was(model):
+        layers = _layers(model, compressor.names) & once
     found: dict[str, Moments] = {}
     done: set[str] = set()
     n_met = 0  # layers before which a run of the model and one of the copy have met
@@ -99,7 +110,7 @@ def layer_by_layer(
             if path is None:
                 break
             n_met += any(pair.calls(path) is not None for pair in runs)
-            read = _read(path, runs, max_columns, holdout)
+            read = _read(path, runs, max_columns, holdout, static)
             for name, moments in read.items():
                 if name in compressor.names:
                     found[name] = moments
@@ -114,7 +125,8 @@ def layer_by_layer(
     merged = {name: found.get(name, one) for name, one in static.moments.items()}
     notes = [*static.notes, f"layer by layer, for effort {effort} and the recipe {recipe.to_dict()}"]
     if rest := sorted(compressor.names - found.keys()):
-        notes.append(f"not layer by layer (tied, called several times or outside of a layer): {listed(rest)}")
+        why = "recurrent, tied, called several times, outside of a layer, or not alike"
+        notes.append(f"not layer by layer ({why}): {listed(rest)}")
     return dataclasses.replace(
         static, moments=merged, notes=tuple(notes), recipe=recipe.to_dict(), effort=effort
     )
@@ -194,6 +206,9 @@ def _layers(model: nn.Module, names: set[str]) -> set[str]:
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         own = {prefix + name for name, _ in module.named_parameters()}
+        # The states of a recurrent layer are not yet those that it will have when it is compressed whole.
+        if isinstance(module, nn.RNNBase):
+            continue
         if find_reader(module) is not None and own & names and not own & tied:
             found.add(path)
     return found
@@ -211,10 +226,17 @@ def _runner(
     return runner
 
 
-def _read(path: str, runs: Sequence[_Pair], max_columns: int, holdout: int) -> dict[str, Moments]:
-    """Return the moments of a layer's weights from the batches that wait before it."""
+def _read(
+    path: str, runs: Sequence[_Pair], max_columns: int, holdout: int, static: Calibration
+) -> dict[str, Moments]:
+    """Return the moments of a layer's weights from the batches that wait before it.
+
+    Without those whose inputs before compression are not what they were when each batch ran alone: a model
+    that keeps something on itself while it runs mixes up what belongs to different batches.
+    """
     prefix = f"{path}." if path else ""
     sums: dict[str, Sums] = {}
+    olds: dict[str, Sums] = {}
     for batch, pair in enumerate(runs):
         calls = pair.calls(path)
         if calls is None:
@@ -226,13 +248,26 @@ def _read(path: str, runs: Sequence[_Pair], max_columns: int, holdout: int) -> d
                 continue
             if name not in sums:
                 sums[name] = Sums(tuple(weight.shape), new.layout, max_columns)
+                olds[name] = Sums(tuple(weight.shape), new.layout, max_columns)
                 sums[name].kinds.append(new.kind)
+                olds[name].kinds.append(new.kind)
             part, n_parts = new.part, new.n_parts
             try:
                 sums[name].add(new.rows, holdout=held_out, part=part, n_parts=n_parts, before=old.rows)
             except ValueError as error:
                 raise EncodeError(f"layer of {name!r}, batch {batch}: {error}") from None
-    return {name: one.finish(name) for name, one in sums.items()}
+            olds[name].add_total(old.rows, holdout=held_out, part=part, n_parts=n_parts)
+    return {
+        name: one.finish(name)
+        for name, one in sums.items()
+        if name in static.moments and _is_close(olds[name].finish(name).total, static.moments[name].total)
+    }
+
+
+def _is_close(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
+    return one.shape == other.shape and bool(
+        np.abs(one - other).max(initial=0) <= _SAME * np.abs(other).max(initial=0)
+    )
 
 
 def _readings(before: Call, after: Call) -> Iterator[tuple[Reading, Reading, Tensor]]:

@@ -75,6 +75,16 @@ class Sums:
                 self._parts[key] = _Part(rows, block_bounds(rows.shape[2], self._max_columns))
         self._parts[key].add(rows, before)
 
+    def add_total(self, rows: Tensor, *, holdout: bool, part: int | None = None, n_parts: int = 1) -> None:
+        """Count some inputs as `add` does, but for their sum alone."""
+        self._n_parts = max(self._n_parts, n_parts)
+        key = holdout, part
+        if key not in self._parts:
+            with torch.inference_mode(False):
+                self._parts[key] = _Part(rows, ())
+        total = self._parts[key].total
+        total += rows.detach().sum(1, dtype=total.dtype)
+
     def add_row_weights(self, places: Tensor, weights: Tensor | None) -> None:
         """Count rows that were looked up: their numbers, and the square of the factor of each, if not 1."""
         if weights is None:

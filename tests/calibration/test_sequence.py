@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import dcompress
 from dcompress.errors import DcompressWarning, EncodeError
@@ -212,7 +213,7 @@ def test_layers_of_several_weights(layer):
     own = [name for name in stats if name.startswith("layer.")]
     assert own
     if not isinstance(layer, nn.Embedding):
-        assert all(stats[name].cross for name in own)
+        assert all(bool(stats[name].cross) != isinstance(layer, nn.RNNBase) for name in own)
     dcompress.load(dcompress.save(model.state_dict(), recipe=RECIPE, calibration=stats))
 
 
@@ -279,3 +280,63 @@ def test_layers_with_plain_statistics_are_named():
     model = Twice()
     with pytest.raises(EncodeError, match="forward must run the model that it is given"):
         dcompress.calibrate(model, batches, recipe=RECIPE, forward=lambda _, batch: model(batch))
+
+
+def test_what_a_model_keeps_on_itself_is_not_mixed_up_among_batches():
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(5)
+            self.into, self.on, self.out = nn.Linear(8, 12), nn.Linear(12, 12), nn.Linear(12, 4)
+
+        def forward(self, x):
+            self.kept = self.into(x).relu()
+            return self.out(self.on(self.kept).relu() + self.kept)
+
+    batches = [torch.randn(30, 8) for _ in range(6)]
+    model = Skip()
+    stats, plain = dcompress.calibrate(model, batches, recipe=RECIPE), dcompress.calibrate(model, batches)
+    assert {name for name, one in stats.items() if one.cross} == {"into.weight", "on.weight"}
+    np.testing.assert_array_equal(stats["out.weight"].second[0], plain["out.weight"].second[0])
+    assert "out.weight" in stats.notes[-1]
+
+
+def test_inputs_may_be_changed_in_place():
+    class Shifts(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x.sub_(1.0))
+
+    batches = [torch.randn(30, 8) for _ in range(6)]
+    before = [one.clone() for one in batches]
+    stats = dcompress.calibrate(Shifts(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)), batches, recipe=RECIPE)
+    assert all(torch.equal(one, other) for one, other in zip(batches, before, strict=True))
+    assert float(stats["0.weight"].mean.mean()) == pytest.approx(-1.0, abs=0.2)
+    assert all(one.cross for one in stats.values())
+
+
+def test_odd_tensors_go_along():
+    torch.manual_seed(6)
+    model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4))
+    model.register_parameter("odd", nn.Parameter(torch.full((3, 3), float("nan"))))
+    model.register_parameter("none", nn.Parameter(torch.zeros(0, 3)))
+    with pytest.warns(DcompressWarning):
+        stats = dcompress.calibrate(model, [torch.randn(30, 8) for _ in range(6)], recipe=RECIPE)
+    assert set(stats) == {"0.weight", "2.weight"}
+
+
+def test_what_torch_has_pruned_is_named():
+    model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4))
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    batches = [torch.randn(30, 8) for _ in range(6)]
+    with pytest.raises(EncodeError, match=r"0.weight: pruned or parametrized by torch.*prune.remove"):
+        dcompress.calibrate(model, batches, recipe=RECIPE)
+    stats = dcompress.calibrate(model, batches)
+    with pytest.raises(EncodeError, match=r"0.weight 6x8 is not there; what torch has pruned"):
+        dcompress.save(model.state_dict(), recipe=RECIPE, calibration=stats)
+
+
+def test_buffers_that_a_look_would_change_stay():
+    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(8, 6)), nn.Linear(6, 4)).train()
+    before = copy.deepcopy(model.state_dict())
+    dcompress.calibrate(model, [torch.randn(30, 8)])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
