@@ -56,11 +56,16 @@ def random_classes(rng, geometry: Geometry) -> Classes:
     )
 
 
-def random_grid(rng, geometry: Geometry, step: int, states: int, low: int, high: int):
-    """Return numbers of low..high by row and place, in chunks of ``step`` rows that walk a trellis."""
+def random_grid(rng, geometry: Geometry, step: int, states: int, low: int, high: int, dense: float = 1.0):
+    """Return numbers of low..high by row and place, in chunks of ``step`` rows that walk a trellis.
+
+    Of them ``dense`` may be other than 0.
+    """
     shape = (geometry.n_rows, geometry.row_words)
     sizes = np.minimum(rng.geometric(rng.choice([0.02, 0.3, 0.7]), shape) - 1, max(high, -low))
     grid = np.clip(np.where(rng.random(shape) < 0.5, sizes, -sizes), low, high)
+    if dense < 1:
+        grid[rng.random(shape) >= dense] = 0
     if not states:
         return grid
     follow = transitions(states).tolist()

@@ -2,8 +2,9 @@
 
     python tools/mutants.py [--only WORD] [--list]
 
-Prints a line for each bug: caught, by which test, after how long; ends with 1 if any survives. The working tree
-is never touched. A text that is no longer there, or not once, is an error: bugs move with the code.
+Prints a line for each bug: caught, by which test, after how long; ends with 1 if any survives. A test that fails
+without the bug, or that cannot be run, catches nothing: that is an error. The working tree is never touched, and may
+change meanwhile. A text that is no longer there, or not once, is an error: bugs move with the code.
 """
 
 # ruff: noqa: E501 (what is changed stands in one line, as it does in the code)
@@ -137,7 +138,7 @@ MUTANTS = (
 )  # fmt: skip
 
 
-def source(mutant: Mutant) -> str:
+def source(mutant: Mutant, root: Path = ROOT) -> str:
     """Return the changed text of a file.
 
     Raises
@@ -145,7 +146,7 @@ def source(mutant: Mutant) -> str:
     ValueError
         What is to be changed does not stand there once.
     """
-    text = (ROOT / "dcompress" / mutant.path).read_text(encoding="utf-8")
+    text = (root / "dcompress" / mutant.path).read_text(encoding="utf-8")
     if text.count(mutant.before) != 1:
         raise ValueError(f"{mutant.path}: {mutant.before!r} stands there {text.count(mutant.before)} times")
     return text.replace(mutant.before, mutant.after)
@@ -162,34 +163,44 @@ def make_copy() -> Path:
     return target
 
 
+def run_tests(folder: Path, test: str, *options: str) -> tuple[int, str]:
+    """Return the exit code of pytest, and the first test that failed."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", test, *options]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
+    if done.returncode not in (0, 1, 5) and done.returncode > 0:
+        raise RuntimeError(f"{test} cannot be run:\n{done.stdout[-2000:]}{done.stderr[-1000:]}")
+    return done.returncode, failed[0].removeprefix("FAILED ").split(" - ")[0] if failed else ""
+
+
+def forget_compiled(folder: Path, mutant: Mutant) -> None:
+    """Delete what Numba has compiled: callers of what was changed are not compiled anew by themselves."""
+    for cached in (folder / "dcompress").rglob("*.nb[ic]") if "jit" in mutant.path else ():
+        cached.unlink()
+
+
 def try_mutant(folder: Path, mutant: Mutant) -> str:
     """Return the test that catches a bug, empty if none does."""
     path = folder / "dcompress" / mutant.path
     original = path.read_text(encoding="utf-8")
-    path.write_text(source(mutant), encoding="utf-8")
-    compiled = "jit" in mutant.path
+    options = () if "jit" in mutant.path else ("-k", "not numba")
+    caught = ""
     try:
-        if compiled:  # callers of what was changed are not compiled anew by themselves
-            for cached in (folder / "dcompress").rglob("*.nb[ic]"):
-                cached.unlink()
-        environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        path.write_text(source(mutant, folder), encoding="utf-8")
+        forget_compiled(folder, mutant)
         for test in TESTS[mutant.path]:
-            if not (folder / test).exists():
-                continue
-            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", test]
-            command += [] if compiled else ["-k", "not numba"]
-            done = subprocess.run(
-                command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-            )
-            if done.returncode not in (0, 5):
-                failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-                return failed[0].split(" - ")[0].split()[-1] if failed else f"{test} ({done.returncode})"
-        return ""
+            if (folder / test).exists():
+                code, failed = run_tests(folder, test, *options)
+                caught = (failed or f"{test} (exit {code})") if code not in (0, 5) else ""
+            if caught:
+                break
     finally:
         path.write_text(original, encoding="utf-8")
-        if compiled:
-            for cached in (folder / "dcompress").rglob("*.nb[ic]"):
-                cached.unlink()
+        forget_compiled(folder, mutant)
+    if caught and run_tests(folder, caught.split(" (exit")[0], *options)[0] != 0:
+        raise RuntimeError(f"{caught} fails without the bug: {mutant.bug}")
+    return caught
 
 
 def main() -> int:

@@ -55,6 +55,11 @@
 #else
 #define TINY static inline
 #endif
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) /* lanes of contexts are at known places then */
+#define UNROLLED _Pragma("GCC unroll 8")
+#else
+#define UNROLLED
+#endif
 #ifdef DCZ_SMALL /* smaller in its place than apart */
 #define ONCE TINY
 #else
@@ -932,8 +937,9 @@ ONCE dcz_code read_parts(dcz_frame *frame, cursor *c, uint8_t *workspace, size_t
     const uint64_t n_hashes = n_likely / 8 > 64 ? n_likely / 8 : 64;
     const uint64_t least = 2 * (uint64_t)name_room + alias_bytes + 15 + 8 * n_hashes;
     const uint64_t read_whole = frame->data == NULL ? frame->directory_size : 0;
+    const uint64_t most = least + read_whole + 8 * (left / 2);
     if (room < least) {
-        return need(error, least + read_whole, least + read_whole + 8 * (left / 2));
+        return need(error, least + read_whole, most);
     }
     char *buffers = (char *)workspace;
     uint8_t *aliases = workspace + 2 * name_room;
@@ -951,26 +957,19 @@ ONCE dcz_code read_parts(dcz_frame *frame, cursor *c, uint8_t *workspace, size_t
     /* If the records cannot all be there, FRM-01 comes before a bit of `aliases` is missing. */
     frame->n_tensors = (uint32_t)(n_tensors > n_likely ? n_likely + 1 : n_tensors);
     start_walk(frame, &t, buffers, name_room);
-    dcz_code code = read_tensors(frame, c, &walk, aliases);
-    error->tensor = code != DCZ_OK ? t.number : DCZ_NO_TENSOR;
-    const dcz_code repeated = find_repeated(&walk, buffers, name_room, aligned, hash_room);
-    const uint64_t whole = least + read_whole + 8 * (left / 2);
-    if (repeated == DCZ_NEED_WORKSPACE) {
-        return need(error, whole, whole);
+    for (; walk.are_keys < 2; walk.are_keys++) { /* a name that stands twice comes before what is broken behind it */
+        const dcz_code code = walk.are_keys ? read_metadata(frame, c, &walk) : read_tensors(frame, c, &walk, aliases);
+        error->tensor = code != DCZ_OK && !walk.are_keys ? t.number : DCZ_NO_TENSOR;
+        const dcz_code repeated = find_repeated(&walk, buffers, name_room, aligned, hash_room);
+        if (repeated == DCZ_NEED_WORKSPACE) {
+            return need(error, most, most);
+        }
+        if (repeated != DCZ_OK) {
+            error->tensor = walk.are_keys ? DCZ_NO_TENSOR : t.number;
+            return repeated;
+        }
+        TRY(code);
     }
-    if (repeated != DCZ_OK) {
-        error->tensor = t.number;
-        return repeated;
-    }
-    TRY(code);
-    walk.are_keys = 1;
-    code = read_metadata(frame, c, &walk);
-    const dcz_code again = find_repeated(&walk, buffers, name_room, aligned, hash_room);
-    if (again == DCZ_NEED_WORKSPACE) {
-        return need(error, whole, whole);
-    }
-    TRY(again);
-    TRY(code);
     return read_sections(frame, c);
 }
 
@@ -1365,14 +1364,16 @@ TINY int refill(context_words *w, uint32_t *state, const int careful) {
 #ifdef DCZ_SMALL
 typedef dcz_decoder context_model;
 #else
+enum { LOWEST_SUM = -384, N_SUMS = 512, N_NEXT = 512 }; /* of make_contexts() */
+
 typedef struct context_model { /* what a word takes, apart from the rest */
     const dcz_u32 *entries; /* of a symbol: smallest magnitude << 8 | raw bits << 3 | level */
     const dcz_slot *slots;
     const uint8_t *codebook;
     const dcz_u32 *outcomes;
     dcz_table_set set;
+    const uint8_t *next, *contexts; /* make_contexts(); those of the sum 0 */
     uint32_t mask, n_labels, a, b, origin;
-    uint16_t pairs[56]; /* of 8 x left + far: first place in the choice << 1, and 1 if mirrored */
 } context_model;
 #endif
 
@@ -1436,47 +1437,43 @@ INLINE uint32_t decode_place(const context_model *m, context_words *w, context_l
 }
 
 #ifndef DCZ_SMALL
-/* The same with what a slot and a symbol come to looked up at once, when two words are there for it. */
+/* The same with what a context, a slot and a symbol come to looked up at once, when two words are there for it. */
 INLINE uint32_t decode_quickly(const context_model *m, context_words *w, context_lane *lane, int32_t column_class,
                                uint32_t far, uint8_t *level, const size_t word_bytes, const int has_trellis,
                                const uint32_t precision) {
-    const uint32_t pair = m->pairs[8 * lane->left + far];
     const uint32_t quantiser = has_trellis ? lane->trellis_state & 1 : 0;
-    int32_t word_class = lane->row_class + column_class;
-    word_class = word_class < 0 ? 0 : word_class;
-    word_class = word_class >= (int32_t)m->set.n_classes ? (int32_t)m->set.n_classes - 1 : word_class;
-    const uint8_t *const choice = m->set.choice + (pair >> 1) + (uint32_t)word_class;
-    const uint32_t table = choice[(0u - quantiser) & (N_PAIRS * m->set.n_classes)];
+    const uint8_t *const contexts = m->contexts + (ptrdiff_t)(lane->row_class + column_class) * 64;
+    const uint32_t context = contexts[quantiser * N_SUMS * 64 + (lane->left << 3) + far];
     uint32_t state = lane->state;
-    const uint32_t slot = m->slots[(table << precision) + (state & (((uint32_t)1 << precision) - 1))];
+    const uint32_t slot = m->slots[((context & 127) << precision) + (state & (((uint32_t)1 << precision) - 1))];
     state = (slot >> 12 & 0x1FFF) * (state >> precision) + (slot & 0xFFF);
     (void)refill(w, &state, 0);
-    const uint32_t outcome = m->outcomes[quantiser << 8 | (pair & 1) << 7 | slot >> 25];
+    const uint32_t outcome = m->outcomes[quantiser << 8 | (context & 128) | slot >> 25];
     const uint32_t new_level = outcome & 7;
-    uint32_t magnitude = outcome >> 4; /* the lowest bit of it */
-    uint32_t place = outcome >> 8, is_wrong = outcome >> 5 & 1;
+    uint32_t is_odd = outcome >> 4 & 1; /* the magnitude */
+    uint32_t place = outcome >> 8, wrong = outcome;
     if (UNLIKELY(outcome & 8)) {
         const uint32_t entry = m->entries[slot >> 25];
         const uint32_t raw_bits = entry >> 3 & 31;
-        magnitude = (entry >> 8) + (state & (((uint32_t)1 << raw_bits) - 1));
+        const uint32_t magnitude = (entry >> 8) + (state & (((uint32_t)1 << raw_bits) - 1));
         state >>= raw_bits;
         (void)refill(w, &state, 0);
-        const uint32_t negative = (uint32_t)(new_level < 3 || (new_level == 3 && (((pair ^ ~slot >> 25) & 1) != 0)));
+        const uint32_t negative = (uint32_t)(new_level < 3 || (new_level == 3 && ((context >> 7 ^ ~slot >> 25) & 1) != 0));
         const uint32_t distance = has_trellis ? 2 * magnitude - quantiser : magnitude;
+        is_odd = magnitude & 1;
         place = m->origin + ((distance ^ (0u - negative)) + negative);
-        is_wrong = (uint32_t)(place >= m->n_labels);
-        place &= is_wrong - 1;
+        wrong |= (uint32_t)(place >= m->n_labels) << 5;
+        place &= (uint32_t)(place >= m->n_labels) - 1;
     }
     lane->state = state;
     lane->left = new_level;
     *level = (uint8_t)new_level;
     if (has_trellis) {
-        const uint32_t old = lane->trellis_state;
-        lane->trellis_state = old >> 1 ^ ((0u - (old & 1)) & m->a) ^ ((0u - (magnitude & 1)) & m->b);
+        lane->trellis_state = m->next[lane->trellis_state << 1 | is_odd];
     }
     copy_word(lane->out, m->codebook + place * word_bytes, word_bytes);
     lane->out += word_bytes;
-    return is_wrong << 1;
+    return wrong;
 }
 #endif
 
@@ -1501,7 +1498,7 @@ INLINE uint32_t decode_turn(const dcz_decoder *d, const context_model *model, co
     uint8_t *const all_levels = d->levels;
     static const uint8_t none[8] = {3, 3, 3, 3, 3, 3, 3, 3};
     uint8_t unused[8];
-    uint32_t wrong = 0;
+    uint32_t wrong = 0, seen = 0;
     size_t column = 0, position = 0, ring = 0;
     for (size_t x = 0; x < width; x++) {
         int32_t column_class = column_classes != NULL ? column_classes[column] : 0;
@@ -1514,9 +1511,10 @@ INLINE uint32_t decode_turn(const dcz_decoder *d, const context_model *model, co
         const uint8_t *far = distance > 0 && x >= distance ? levels : none;
         ring = ring + 1 == distance ? 0 : ring + 1;
 #ifndef DCZ_SMALL
-        if (m->outcomes != NULL && (size_t)(w->end - w->at) >= 4 * n_lanes) { /* two words for each: enough (section 15) */
+        if (m->contexts != NULL && (size_t)(w->end - w->at) >= 4 * n_lanes) { /* two words for each: enough (section 15) */
+            UNROLLED
             for (unsigned i = 0; i < n_lanes; i++) {
-                wrong |= decode_quickly(m, w, &coders[i], column_class, far[i], &levels[i], word_bytes, has_trellis,
+                seen |= decode_quickly(m, w, &coders[i], column_class, far[i], &levels[i], word_bytes, has_trellis,
                                         precision);
             }
         } else
@@ -1534,7 +1532,7 @@ INLINE uint32_t decode_turn(const dcz_decoder *d, const context_model *model, co
     memcpy(lanes_of_turn, coders, n_lanes * sizeof coders[0]);
     *words = at;
 #endif
-    return wrong;
+    return wrong | (seen >> 4 & 2);
 }
 
 #ifndef DCZ_SMALL
@@ -1580,10 +1578,8 @@ static dcz_code decode_context(const dcz_decoder *d, const uint8_t *body, size_t
     m.entries = d->entries;
     m.slots = d->slots;
     m.outcomes = d->outcomes;
-    for (uint32_t i = 0; i < 56; i++) {
-        const uint32_t pair = i % 8 < 7 ? pair_of[i / 8 * 7 + i % 8] : 0;
-        m.pairs[i] = (uint16_t)((pair >> 1) * d->set.n_classes << 1 | (pair & 1));
-    }
+    m.next = d->contexts;
+    m.contexts = d->contexts != NULL ? d->contexts + N_NEXT - LOWEST_SUM * 64 : NULL;
     m.set = d->set;
     m.codebook = d->codebook;
     m.mask = d->mask;
@@ -2770,6 +2766,34 @@ static void make_outcomes(dcz_decoder *d) {
 }
 #endif
 
+#ifndef DCZ_SMALL
+/* By state of the trellis and lowest bit of the magnitude: the next state. Behind them by quantiser, sum of classes
+ * (three may be -128), level to the left and far level, 8 of each: the table, + 128 if mirrored. */
+static void make_contexts(dcz_decoder *d) {
+    const uint32_t n_classes = d->set.n_classes, n_quantisers = d->trellis > 0 ? 2 : 1;
+    uint8_t *contexts = keep_fast(d, N_NEXT + n_quantisers * N_SUMS * 64);
+    d->contexts = contexts;
+    if (contexts == NULL) {
+        return;
+    }
+    for (uint32_t i = 0; i < N_NEXT; i++) {
+        *contexts++ = (uint8_t)(i >> 2 ^ ((0u - (i >> 1 & 1)) & d->a) ^ ((0u - (i & 1)) & d->b));
+    }
+    for (uint32_t i = 0; i < n_quantisers * N_SUMS; i++, contexts += 64) {
+        const int32_t sum = (int32_t)(i % N_SUMS) + LOWEST_SUM;
+        if (i % N_SUMS > 0 && (sum <= 0 || sum >= (int32_t)n_classes)) { /* as the one before */
+            memcpy(contexts, contexts - 64, 64);
+            continue;
+        }
+        const uint8_t *choice = d->set.choice + i / N_SUMS * N_PAIRS * n_classes + (sum > 0 ? sum : 0);
+        for (uint32_t k = 0; k < 64; k++) {
+            const uint32_t pair = k < 56 && k % 8 < 7 ? pair_of[k / 8 * 7 + k % 8] : 0;
+            contexts[k] = (uint8_t)(choice[(pair >> 1) * n_classes] | (pair & 1) << 7);
+        }
+    }
+}
+#endif
+
 static void make_slots(dcz_decoder *d) {
     const uint32_t n_slots = d->set.n_tables << d->set.precision;
     if (d->tensor.n_words < n_slots / 8) {
@@ -2795,6 +2819,9 @@ static void make_slots(dcz_decoder *d) {
 #ifndef DCZ_SMALL
     if (slots != NULL) {
         make_outcomes(d);
+    }
+    if (d->outcomes != NULL) {
+        make_contexts(d);
     }
 #endif
 }

@@ -253,7 +253,7 @@ typedef struct dcz_decoder {
     uint8_t *levels;
     const void *slots;
     const dcz_u32 *entries, *outcomes;
-    uint8_t *units;
+    uint8_t *units, *contexts;
     uint32_t unit_bytes;
     uint8_t in_order;
     dcz_huffman code, label_code;
@@ -322,7 +322,9 @@ dcz_code dcz_check_table_set(const dcz_frame *frame, uint32_t number, void *work
 void dcz_init(dcz_decoder *decoder);
 
 /* Start a tensor that is no alias: read its tables. If the workspace is too small, error->needed and error->fast
- * say how many bytes it takes, at least and to be fast; with less than DCZ_QUERY_WORKSPACE, `needed` may grow once. */
+ * say how many bytes it takes, at least and to be fast; with less than DCZ_QUERY_WORKSPACE, `needed` may grow once.
+ * What the caller gives must not overlap: decoder, frame and its bytes, tensor, workspace, `out` and error are six
+ * stretches of memory. Above all, `tensor` is not &decoder->tensor, which is cleared before it is read. */
 dcz_code dcz_begin(dcz_decoder *decoder, const dcz_frame *frame, const dcz_tensor *tensor, void *workspace, size_t room,
                    dcz_error *error);
 

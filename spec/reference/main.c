@@ -283,16 +283,22 @@ static int write_one(session *s) {
     return problem == 0 && fflush(stdout) != 0 ? fail_io(s, "stdout cannot be written") : problem;
 }
 
+enum { PATH_ROOM = 4096 };
+
+/* Whether a name in the folder fits into PATH_ROOM bytes. */
+static int join_path(const session *s, const char *name, char *path) {
+    const int size = snprintf(path, PATH_ROOM, "%s/%s", s->folder, name);
+    return size > 0 && size < PATH_ROOM;
+}
+
 static FILE *create(const session *s, const char *name) {
-    char path[4096];
-    const int size = snprintf(path, sizeof path, "%s/%s", s->folder, name);
-    return size > 0 && (size_t)size < sizeof path ? fopen(path, "wb") : NULL;
+    char path[PATH_ROOM];
+    return join_path(s, name, path) ? fopen(path, "wb") : NULL;
 }
 
 static void discard(const session *s, const char *name) {
-    char path[4096];
-    const int size = snprintf(path, sizeof path, "%s/%s", s->folder, name);
-    if (size > 0 && (size_t)size < sizeof path) {
+    char path[PATH_ROOM];
+    if (join_path(s, name, path)) {
         (void)remove(path);
     }
 }

@@ -7,6 +7,7 @@ a hostile stream differently is found by its own check.
 
 from __future__ import annotations
 
+import math
 import random
 import struct
 import zlib
@@ -18,9 +19,11 @@ import numpy as np
 
 from dcompress.checksum import fold
 from dcompress.coding import Codebook, FixedWidth, Labels, Planes, Raw, SplitRun, ZeroRun
+from dcompress.coding.context import Context, Geometry, Neighbourhood
 from dcompress.coding.huffman import HuffmanCode
+from dcompress.coding.table_set import ABSENT
 from dcompress.coding.zero_run import RunStatistics
-from dcompress.constants import CODER_RAW, DTYPES, MAX_CODE_LENGTH, RUN_CODERS
+from dcompress.constants import CODER_CONTEXT, CODER_RAW, DTYPE_BY_CODE, DTYPES, MAX_CODE_LENGTH, RUN_CODERS
 from dcompress.cursor import Cursor
 from dcompress.decode import open_frame
 from dcompress.errors import DecodeError
@@ -29,12 +32,14 @@ from dcompress.limits import DecodeLimits
 from dcompress.rescue import salvage_checkpoint
 from dcompress.stages import SharedTensor, TensorData
 from tests.checks import Entry, Frame, coded, varint
-from tests.contexts import random_context
+from tests.contexts import random_classes, random_context, random_grid, random_table_set
+from tests.fuzz.lanes import change_lanes
 from tests.strategies import complete_lengths, random_codebook, random_words
 
 LIMITS = DecodeLimits(max_output_bytes=1 << 18, max_directory_bytes=1 << 16, max_tensors=256, max_rank=16)
 _FLOATS = (10, 11, 12)
 _SHAPES = ((7, 2, 3), (30,), (40, 5), (3, 4, 3, 3), (17, 130), (9, 1), (6, 700), ())
+LONG_SHAPES = ((40, 60), (9, 500), (70, 240), (10, 1701))  # of 2, 4, 8 and 8 lanes
 _EDGES = (
     0,
     1,
@@ -133,8 +138,76 @@ def _strange(rng, coder):
     return coder
 
 
+def _blocks(rng, n_words: int, dtype):
+    """Return labels in as many blocks as there were to be words, the last seldom full; and their coder."""
+    tensor = _shared(rng, n_words, 1, dtype, bool(rng.integers(2)))
+    most = 1
+    while most < 8 and 1 < tensor.n_labels ** (most + 1) <= 512:
+        most += 1
+    block, per_element = int(rng.integers(1, most + 1)), dtype.words_per_element
+    n_words = n_words * block - int(rng.integers(0, block)) // per_element * per_element
+    labels = rng.choice(tensor.labels, n_words)
+    tensor = replace(tensor, shape=(n_words // per_element,), labels=labels)
+    return tensor, Labels(Codebook.of(tensor), block, _strange_code(rng, tensor.n_labels**block))
+
+
+def _long_context(rng):
+    """Return a tensor of few kept words in several lanes, and its table set; about a bit for 16 words."""
+    shape = LONG_SHAPES[int(rng.integers(len(LONG_SHAPES)))]
+    dtype = DTYPES[int(rng.integers(len(DTYPES)))]
+    shape = (shape[0], max(1, shape[1] // dtype.words_per_element))
+    states = int(rng.choice([0, 4, 8, 256]))
+    geometry = Geometry.of(shape, shape[0] * shape[1] * dtype.words_per_element)
+    n_labels = int(rng.choice([2, 9, 40]))
+    codebook = random_codebook(rng, dtype, 1, n_labels - 1, True)
+    book = Codebook(dtype, codebook, True, geometry.n_rows * geometry.row_words)
+    origin = book.n_negative
+    grid = random_grid(rng, geometry, geometry.n_rows, states, -origin, n_labels - 1 - origin, dense=0.02)
+    places = (grid + origin).reshape(-1)
+    labels = np.where(places == origin, 0, np.where(places < origin, places + 1, places)).astype(np.uint16)
+    tables = random_table_set(rng, 43, int(rng.integers(1, 3)), 3, 2, int(rng.integers(10, 13)))
+    lengths = np.where(tables.lengths < ABSENT, np.minimum(tables.lengths + 24, 40), ABSENT)
+    lengths[:, 0] = 0
+    tables = replace(tables, lengths=lengths.astype(np.uint8))
+    classes = random_classes(rng, geometry)
+    near = Neighbourhood(int(rng.integers(0, min(geometry.row_words, 30))), (0, 1, 5))
+    tensor = SharedTensor(dtype, shape, codebook, labels, True, states)
+    coder = Context(book, tables, 0, geometry, classes, near, origin, states)
+    return coded(tensor, coder, 0), tables.to_bytes()
+
+
+def long_tensor(rng, kind: int):
+    """Return a coded tensor of so many symbols that they stand in several lanes, and its table set, if any.
+
+    Kinds: 0 planes, 1 labels in blocks, 2 runs, 3 runs with labels apart, 4 context.
+    """
+    if kind == 4:
+        return _long_context(rng)
+    dtype = DTYPES[int(rng.integers(len(DTYPES)))]
+    n_words = (1024 + int(rng.integers(0, 80))) * dtype.words_per_element
+    if kind == 0:
+        words = rng.choice(random_words(rng, int(rng.choice([2, 7, 60])), dtype.word_bytes), n_words)
+        planes = Planes.fit(dtype, words)[0]
+        planes = _strange(rng, planes) if rng.random() < 0.3 else planes
+        return coded(TensorData(dtype, (n_words // dtype.words_per_element,), words), planes, 0), None
+    if kind == 1:
+        return coded(*_blocks(rng, n_words, dtype), 0), None
+    n_words *= int(rng.choice([1, 3, 10]))  # of which every, every third or every tenth is kept
+    tensor = _shared(rng, n_words, 1, dtype)
+    kept = rng.random(n_words) < 1030 * dtype.words_per_element / n_words
+    labels = np.where(kept, np.maximum(1, tensor.labels), 0).astype(np.uint16)
+    labels = np.minimum(labels, tensor.n_labels - 1)
+    tensor = replace(tensor, labels=labels)
+    statistics = RunStatistics(labels, tensor.n_labels, n_words)
+    n_buckets, raw_bits = int(rng.choice([1, 2, 16])), int(rng.choice([0, 0, 1, 4]))
+    coder = (ZeroRun, SplitRun)[kind - 2].fit(Codebook.of(tensor), statistics, n_buckets, raw_bits)[0]
+    return coded(tensor, _strange(rng, coder) if rng.random() < 0.4 else coder, 0), None
+
+
 def _tensor(rng):
     """Return a coded tensor, with the table set that it needs, if any."""
+    if rng.random() < 0.1:
+        return long_tensor(rng, int(rng.choice(5, p=(0.2, 0.3, 0.2, 0.2, 0.1))))
     kind = int(rng.integers(0, 8))
     dtype = DTYPES[int(rng.integers(len(DTYPES)))]
     size = int(rng.choice([1, 2, 5, 17, 40, 90, 300, 1023, 1025, 1030, 2500], p=[0.1] * 7 + [0.075] * 4))
@@ -176,29 +249,40 @@ def _tensor(rng):
     return coded(tensor, coder, shift), None
 
 
+def _add(frame: Frame, name: bytes, tensor, table_set: bytes | None) -> None:
+    """Put a tensor into a frame, unless it needs a second table set: its coder wrote the number 0."""
+    if table_set is not None:
+        if frame.table_sets:
+            return
+        frame.table_sets.append(table_set)
+    frame.entries.append(
+        Entry(
+            name=name,
+            dtype=tensor.dtype.code,
+            shape=tensor.shape,
+            coder=tensor.coder,
+            n_labels=tensor.n_labels,
+            n_kept=tensor.n_kept,
+            chunk_shift=tensor.chunk_shift,
+            chunks=tensor.chunks,
+            digest=tensor.digest,
+        )
+    )
+
+
+def long_frame(seed: int, kind: int) -> Frame:
+    """Return a legal frame of one tensor of many symbols; see `long_tensor`."""
+    frame = Frame()
+    _add(frame, b"t", *long_tensor(np.random.default_rng(seed), kind))
+    return frame
+
+
 def legal_frame(seed: int) -> Frame:
     """Return a random legal frame of one to three tensors of any coder."""
     rng = np.random.default_rng(seed)
     frame = Frame(minor=int(rng.integers(3)))
     for number in range(int(rng.integers(1, 4))):
-        tensor, table_set = _tensor(rng)
-        if table_set is not None:
-            if frame.table_sets:  # one is enough: its coder wrote the number 0
-                continue
-            frame.table_sets.append(table_set)
-        frame.entries.append(
-            Entry(
-                name=b"t%d" % number,
-                dtype=tensor.dtype.code,
-                shape=tensor.shape,
-                coder=tensor.coder,
-                n_labels=tensor.n_labels,
-                n_kept=tensor.n_kept,
-                chunk_shift=tensor.chunk_shift,
-                chunks=tensor.chunks,
-                digest=tensor.digest,
-            )
-        )
+        _add(frame, b"t%d" % number, *_tensor(rng))
     if rng.random() < 0.2:
         frame.entries.append(Entry(name=b"tie", alias_of=0))
     if rng.random() < 0.2:
@@ -276,7 +360,12 @@ def _edit_chunk(dice: Dice, entry: Entry) -> Entry:
     if not entry.chunks:
         return entry
     number = dice.below(len(entry.chunks))
-    chunk, part = entry.chunks[number], dice.below(4)
+    chunk, part = entry.chunks[number], dice.below(6)
+    if part > 3:
+        changed = _edit_lanes(dice, entry, number)
+        if changed is not None:
+            return replace(entry, chunks=(*entry.chunks[:number], changed, *entry.chunks[number + 1 :]))
+        part -= 4
     if number == 0 and entry.coder != CODER_RAW and part > 0:
         try:
             cursor = Cursor(chunk)
@@ -289,6 +378,25 @@ def _edit_chunk(dice: Dice, entry: Entry) -> Entry:
     else:
         chunk = edit(dice, chunk)
     return replace(entry, chunks=(*entry.chunks[:number], chunk, *entry.chunks[number + 1 :]))
+
+
+def _edit_lanes(dice: Dice, entry: Entry, number: int) -> bytes | None:
+    """Change the lanes of a chunk; None if it has none."""
+    chunk = entry.chunks[number]
+    dtype = DTYPE_BY_CODE.get(entry.dtype)
+    n_words = math.prod(entry.shape) * (1 if dtype is None else dtype.words_per_element)
+    if entry.chunk_shift and entry.coder != CODER_CONTEXT:
+        n_words = min(n_words, 1 << min(63, entry.chunk_shift))
+    start = 0
+    if number == 0:
+        try:
+            cursor = Cursor(chunk)
+            cursor.take(cursor.varint(cursor.remaining))
+        except DecodeError:
+            return None
+        start = len(chunk) - cursor.remaining
+    body = change_lanes(dice, entry.coder, n_words, chunk[start:])
+    return None if body is None else chunk[:start] + body
 
 
 def _edit_entry(dice: Dice, entry: Entry, n_entries: int) -> Entry:

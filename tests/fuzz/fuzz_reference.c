@@ -6,7 +6,7 @@
  *   fuzz CORPUS fixtures/valid fixtures/invalid
  *
  * -DDCZ_NO_CHECKSUMS skips the comparison of checksums, so that plain mutation gets deep. Without it, the mutator
- * works on the parts of a frame (directory, table sets, tables, bodies) and mends sizes, checksums and digests.
+ * works on the parts of a frame (directory, table sets, tables, bodies, lanes) and mends sizes, checksums and digests.
  * -DDCZ_REPLAY makes a program without an engine that replays the files that it is given: any compiler does.
  * fuzz_fast.c takes its parts (DCZ_PARTS) for a fuzzer without an engine.
  *
@@ -23,6 +23,8 @@ typedef struct part { /* a table set, chunk or section */
     size_t size_at, size_bytes, checksum_at; /* in the frame */
     size_t offset, size;
     int has_tables;
+    unsigned coder; /* DCZ_RAW for what is no chunk */
+    uint64_t n_words;
 } part;
 
 typedef struct digest_place {
@@ -188,6 +190,8 @@ static part *add_part(layout *l, size_t size_at, const cursor *c, size_t *offset
     p->offset = *offset;
     p->size = (size_t)size;
     p->has_tables = 0;
+    p->coder = DCZ_RAW;
+    p->n_words = 0;
     *offset += (size_t)size;
     return p;
 }
@@ -234,6 +238,8 @@ static void find_parts(layout *l, const uint8_t *data, size_t size) {
             }
             part *p = add_part(l, at, &records, &offset, part_size);
             p->has_tables = i == 0 && t.coder != DCZ_RAW;
+            p->coder = t.coder;
+            p->n_words = i + 1 < t.n_chunks ? t.chunk_words : t.n_words - i * t.chunk_words;
         }
         if (t.n_chunks > 0 && t.coder != DCZ_RAW && l->n_digests < MAX_PARTS) {
             l->digests[l->n_digests].tensor = t.number;
@@ -291,19 +297,207 @@ static size_t put_varint(uint8_t *to, uint64_t value) {
     return n;
 }
 
+#ifndef DCZ_REPLAY
+
+/* ---- Lanes: sizes that fit the bytes, and bytes that do not fit the symbols ---- */
+
+static uint64_t dice;
+
+static uint64_t roll(void) { /* splitmix64 */
+    uint64_t x = dice += 0x9E3779B97F4A7C15u;
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+    return x ^ x >> 31;
+}
+
+static size_t below(size_t n) { return n > 0 ? (size_t)(roll() % n) : 0; }
+
+typedef struct lane_layout {
+    unsigned n, n_advances;
+    size_t head, data; /* where the sizes stand, and the lanes */
+    uint64_t size[4], advance[4];
+} lane_layout;
+
+static int read_lane_layout(lane_layout *l, const uint8_t *body, size_t size, size_t at, unsigned n, unsigned n_advances) {
+    cursor c = cursor_of(body, size);
+    uint64_t sum = 0;
+    c.at = l->head = at;
+    l->n = n;
+    l->n_advances = n_advances;
+    for (unsigned i = 0; i < n; i++) {
+        sum += l->size[i] = get_varint(&c, size);
+    }
+    for (unsigned i = 0; i < n_advances; i++) {
+        l->advance[i] = get_varint(&c, UINT64_MAX);
+    }
+    l->data = c.at;
+    return c.error == DCZ_OK && sum <= size - c.at;
+}
+
+/* Find some lanes of a body, behind its tables; says whether there are any. */
+static int find_lanes(lane_layout *l, const uint8_t *body, size_t size, const part *p) {
+    cursor c = cursor_of(body, size);
+    const unsigned n_lanes = p->n_words < 1024 ? 1 : 4;
+    if (p->coder == DCZ_LABELS) { /* a symbol may be a block of them */
+        return (n_lanes == 4 && read_lane_layout(l, body, size, 0, 4, 0)) || read_lane_layout(l, body, size, 0, 1, 0);
+    }
+    if (p->coder == DCZ_ZERO_RUN || p->coder == DCZ_SPLIT_RUN) {
+        const unsigned n = get_varint(&c, UINT64_MAX) < 1024 ? 1 : 4;
+        return read_lane_layout(l, body, size, c.at, n, n - 1);
+    }
+    if (p->coder != DCZ_PLANES) {
+        return 0;
+    }
+    for (size_t n_raw = below(8); n_raw > 0 && p->n_words < size - c.at; n_raw--) {
+        c.at += (size_t)p->n_words;
+    }
+    int found = 0;
+    lane_layout one;
+    while (read_lane_layout(&one, body, size, c.at, n_lanes, 0) && (!found || below(2))) {
+        *l = one;
+        found = 1;
+        c.at = l->data;
+        for (unsigned i = 0; i < n_lanes; i++) {
+            c.at += (size_t)l->size[i];
+        }
+    }
+    return found;
+}
+
+static size_t some_bytes(void) { return 1 + below(below(2) ? 4 : below(2) ? 20 : 72); }
+
+/* More bytes of some kind: zeros, ones, any, or those before. */
+static void put_more(uint8_t *to, size_t n, const uint8_t *before, size_t n_before) {
+    const size_t kind = below(4);
+    for (size_t i = 0; i < n; i++) {
+        to[i] = (uint8_t)(kind == 0 ? 0 : kind == 1 ? 255 : kind == 2 || n_before == 0 ? roll() : before[i % n_before]);
+    }
+}
+
+/* The words that lanes share, and their states. */
+static size_t change_shared_words(const uint8_t *body, size_t size, const part *p, uint8_t *made) {
+    size_t n_lanes = p->n_words >= 16384 ? 8 : p->n_words >= 4096 ? 4 : p->n_words >= 2048 ? 2 : 1, n = 2 * some_bytes();
+    n_lanes = below(4) ? n_lanes : 1 + below(8);
+    if (size < 4 * n_lanes) {
+        return 0;
+    }
+    uint8_t *lane = made + 4 * below(n_lanes), *other = made + 4 * below(n_lanes);
+    const size_t at = below(2) ? size : below(2) ? 4 * n_lanes : 4 * n_lanes + below(size - 4 * n_lanes + 1);
+    memcpy(made, body, size);
+    switch (below(6)) {
+        case 0:
+        case 1: /* some more */
+            memmove(made + at + n, made + at, size - at);
+            put_more(made + at, n, body, at);
+            return size + n;
+        case 2: /* some less */
+            n = n < size - 4 * n_lanes ? n : size - 4 * n_lanes;
+            return size - n;
+        case 3: put_u32(lane, 65536 + (uint32_t)below(3)); return size;
+        case 4: put_u32(lane, (uint32_t)roll()); return size;
+        default: put_u32(lane, load_u32(other)); return size;
+    }
+}
+
+enum { LANE_ROOM = 8 * 72 + 64 };
+
+/* Let lanes be longer, shorter, or one at the cost of another, with sizes that say so: bytes that are left over when all
+ * symbols have been read, or missing. `made` has LANE_ROOM bytes more than the body. Returns the size, or 0: no lanes. */
+static size_t change_lanes(const uint8_t *body, size_t size, const part *p, uint8_t *made) {
+    lane_layout l;
+    if (p->coder == DCZ_CONTEXT) {
+        return change_shared_words(body, size, p, made);
+    }
+    if (!find_lanes(&l, body, size, p)) {
+        return 0;
+    }
+    const uint8_t *from[4];
+    size_t at = l.data, more[4] = {0, 0, 0, 0}, k = some_bytes();
+    for (unsigned i = 0; i < l.n; i++) {
+        from[i] = body + at;
+        at += (size_t)l.size[i];
+    }
+    const size_t rest = at, way = below(l.n_advances > 0 ? 9 : 8), lane = below(l.n), mask = 1 + below(15);
+    const size_t other = (lane + 1) % l.n;
+    switch (way) {
+        case 0:
+        case 1:
+        case 2:
+        case 3: /* all longer, or some */
+            for (unsigned i = 0; i < l.n; i++) {
+                more[i] = way < 2 || (mask >> i & 1) ? k : 0;
+                k = below(4) ? k : some_bytes();
+            }
+            break;
+        case 4: /* one shorter */
+            l.size[lane] -= k < l.size[lane] ? k : l.size[lane];
+            break;
+        case 5: { /* one longer at the cost of another, whose bytes move along */
+            const size_t taken = below(8) && k < l.size[other] ? k : (size_t)l.size[other];
+            l.size[lane] += taken;
+            l.size[other] -= taken;
+            at = l.data;
+            for (unsigned i = 0; i < l.n; i++) {
+                from[i] = body + at;
+                at += (size_t)l.size[i];
+            }
+            break;
+        }
+        case 6: { /* change places */
+            const uint8_t *was = from[lane];
+            const uint64_t was_size = l.size[lane];
+            from[lane] = from[other];
+            l.size[lane] = l.size[other];
+            from[other] = was;
+            l.size[other] = was_size;
+            break;
+        }
+        case 7: /* one longer, another as much shorter */
+            more[lane] = k < l.size[other] ? k : (size_t)l.size[other];
+            l.size[other] -= more[lane];
+            break;
+        default: { /* starts of lanes that are not where lanes end */
+            const uint64_t step = below(2) ? k : l.advance[lane % l.n_advances];
+            l.advance[lane % l.n_advances] += below(2) ? step : 0 - step;
+            l.advance[other % l.n_advances] -= below(2) ? step : 0;
+            break;
+        }
+    }
+    size_t n = l.head;
+    memcpy(made, body, n);
+    for (unsigned i = 0; i < l.n; i++) {
+        n += put_varint(made + n, l.size[i] + more[i]);
+    }
+    for (unsigned i = 0; i < l.n_advances; i++) {
+        n += put_varint(made + n, l.advance[i]);
+    }
+    for (unsigned i = 0; i < l.n; i++) {
+        memcpy(made + n, from[i], (size_t)l.size[i]);
+        n += (size_t)l.size[i];
+        put_more(made + n, more[i], from[i], (size_t)l.size[i]);
+        n += more[i];
+    }
+    memcpy(made + n, body + rest, size - rest);
+    return n + size - rest;
+}
+
+/* Where the body of a chunk begins: behind its tables, if it has any. */
+static size_t body_of(const part *p, const uint8_t *data) {
+    cursor c = cursor_of(data + p->offset, p->size);
+    const uint64_t tables = p->has_tables ? get_varint(&c, p->size) : 0;
+    return c.error == DCZ_OK && tables <= p->size - c.at ? p->offset + c.at + (size_t)tables : p->offset;
+}
+#endif
+
 #if !defined(DCZ_REPLAY) && !defined(DCZ_PARTS)
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed);
 
-/* Mutate the bytes of a part from `from` on, and say its new size in the directory. */
-static size_t mutate_part(uint8_t *data, size_t size, size_t max_size, const part *p, size_t from, size_t count) {
-    const size_t room = max_size - size > 64 ? 64 : max_size - size;
-    uint8_t *bytes = checked_malloc(count + room + 1);
-    memcpy(bytes, data + from, count);
-    const size_t new_count = LLVMFuzzerMutate(bytes, count, count + room);
+/* Put other bytes in the place of some of a part, and say its new size in the directory. */
+static size_t replace_part(uint8_t *data, size_t size, size_t max_size, const part *p, size_t from, size_t count,
+                           const uint8_t *bytes, size_t new_count) {
     memmove(data + from + new_count, data + from + count, size - from - count);
     memcpy(data + from, bytes, new_count);
-    free(bytes);
     size = size - count + new_count;
     uint8_t number[10];
     const size_t number_bytes = put_varint(number, p->size - count + new_count);
@@ -316,10 +510,39 @@ static size_t mutate_part(uint8_t *data, size_t size, size_t max_size, const par
     return size - p->size_bytes + number_bytes;
 }
 
+static size_t mutate_part(uint8_t *data, size_t size, size_t max_size, const part *p, size_t from, size_t count) {
+    const size_t room = max_size - size > 64 ? 64 : max_size - size;
+    uint8_t *bytes = checked_malloc(count + room + 1);
+    memcpy(bytes, data + from, count);
+    const size_t new_count = LLVMFuzzerMutate(bytes, count, count + room);
+    size = replace_part(data, size, max_size, p, from, count, bytes, new_count);
+    free(bytes);
+    return size;
+}
+
+/* The lanes of one of the parts that have lanes. */
+static size_t mutate_lanes(uint8_t *data, size_t size, size_t max_size, const layout *l) {
+    size_t at = below(l->n_parts), made_size = 0;
+    for (unsigned tries = 0; tries < l->n_parts && made_size == 0; tries++, at = (at + 1) % l->n_parts) {
+        const part *p = &l->parts[at];
+        const size_t from = body_of(p, data), count = p->offset + p->size - from;
+        uint8_t *made = checked_malloc(count + LANE_ROOM);
+        made_size = change_lanes(data + from, count, p, made);
+        if (made_size > 0 && size - count + made_size <= max_size) {
+            size = replace_part(data, size, max_size, p, from, count, made, made_size);
+        }
+        free(made);
+    }
+    return size;
+}
+
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed) {
     layout l;
     find_parts(&l, data, size);
-    if (seed % 8 == 0 || l.n_parts == 0) {
+    dice = seed;
+    if (seed % 8 > 5 && l.n_parts > 0) {
+        size = mutate_lanes(data, size, max_size, &l);
+    } else if (seed % 8 == 0 || l.n_parts == 0) {
         size = LLVMFuzzerMutate(data, size, max_size);
     } else if (seed % 8 == 1) { /* the directory, size unchanged */
         (void)LLVMFuzzerMutate(data + 20, load_u32(data + 12), load_u32(data + 12));

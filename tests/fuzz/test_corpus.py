@@ -1,14 +1,21 @@
-"""The corpus of the fuzzers, replayed: every decoder says of every frame what its file is named after."""
+"""The corpus of the fuzzers, replayed: every decoder says of every frame what its file is named after.
+
+``ok-3-long-1-2.dcz`` is ``long_frame(seed=2, kind=1)``: coder 3, and enough symbols for several lanes.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from dcompress.constants import DTYPES
+from dcompress.cursor import Cursor
 from tests.fuzz.frames import (
     DataDice,
     Dice,
@@ -21,6 +28,7 @@ from tests.fuzz.frames import (
     written,
 )
 from tests.fuzz.fuzz_differential import Driver, build_driver, same
+from tests.fuzz.lanes import change_lanes
 from tests.fuzz.pseudo_code import verdict_of_spec
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -37,7 +45,8 @@ def test_the_corpus_is_there_and_small():
     assert sum(map(len, FRAMES.values())) < 200_000
     rules = {name for name in FRAMES if not name.startswith("ok-")}
     assert len(rules) > 55
-    assert {coder for name in FRAMES if name.startswith("ok-") for coder in name[3:]} == set("0123456")
+    accepted = [name.split("-")[1] for name in FRAMES if name.startswith("ok-")]
+    assert {coder for coders in accepted for coder in coders} == set("0123456")
 
 
 def test_each_frame_is_what_it_is_named_after(kernel):
@@ -100,6 +109,29 @@ def test_choices_are_made_by_the_data():
     assert (dice.blob(2), dice.blob(3), dice.below(9)) == (b"ab", b"c\0\0", 0)
     first = written(mutated(DataDice(bytes(range(40))), legal_frame(3)))
     assert first == written(mutated(DataDice(bytes(range(40))), legal_frame(3)))
+
+
+@pytest.mark.parametrize("name", [name for name in FRAMES if "-long-" in name])
+def test_lanes_are_changed_in_all_ways(name):
+    """Bytes left over, and lanes that took bytes of others: all sizes fit, and every one is refused."""
+    frame = taken_apart(FRAMES[name])
+    entry = frame.entries[0]
+    whole = Cursor(entry.chunks[0])
+    whole.take(whole.varint(1 << 20))
+    head, body = entry.chunks[0][: -whole.remaining], bytes(whole.take(whole.remaining))
+    sizes, verdicts = set(), set()
+    for seed in range(40):
+        n_words = math.prod(entry.shape) * DTYPES[entry.dtype - 1].words_per_element
+        changed = change_lanes(Dice(seed), entry.coder, n_words, body)
+        assert changed is not None
+        sizes.add(len(changed) - len(body))
+        data = written(replace(frame, entries=[replace(entry, chunks=(head + changed,))]))
+        verdicts |= {verdict(data).split()[0]} if changed != body else set()
+    assert min(sizes) < 0 < max(sizes)
+    assert 0 in sizes
+    streams = {"STR-01", "STR-02", "STR-03", "RUN-01", "DIG-01"}
+    assert verdicts <= (streams if entry.coder != 6 else {"CTX-04", "CTX-05", "CTX-06", "CTX-07", "DIG-01"})
+    assert verdicts & {"STR-02", "CTX-05"}
 
 
 def test_a_decoder_that_errs_is_found(monkeypatch, reference_kernels):
