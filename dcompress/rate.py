@@ -33,7 +33,8 @@ __all__ = ["MAX_STEPS", "SLOPES", "RatePlan", "is_matrix", "share_by_rate", "vec
 
 MAX_STEPS = FULL.steps
 SLOPES = {False: 0.12, True: 0.3}  # squared steps a bit, by whether there is a trellis
-# With error feedback: values that are rounded towards zero shrink what a layer gives out, and that adds up.
+# With error feedback: values that are rounded towards zero shrink what a layer gives out, and that adds up
+# from layer to layer, unless later ones are calibrated to make up for it.
 _FED_SLOPE = 0.1
 
 _PASSES = (1, 2, 2, 2, 3, 3, 3, 4, 4)  # by effort, 1 to 9
@@ -126,7 +127,8 @@ class RatePlan:
         worth = SLOPES[states > 0] if slope is None else slope
         jobs = [self._jobs[number] for number in matrices]
         self._settling = _Settling(jobs, worth, states, effort, self._threads)
-        self._fed_slope = _FED_SLOPE if slope is None else slope
+        self._slope = worth
+        self._fed_slope = min(_FED_SLOPE, worth) if slope is None else slope
         self._place_of = {number: place for place, number in enumerate(matrices)}
 
     def share_all(self, calibrated: Mapping[int, Calibrated]) -> list[SharedTensor]:
@@ -152,11 +154,11 @@ class RatePlan:
             if calibrated is not None:
                 known = calibrated
                 fed = Feedback.of(known.name, known.weights, known.kept, step, known.moments)
-            grid = (
-                self._settling.find(place)
-                if fed is None
-                else self._settling.feed(place, fed, step, self._fed_slope)
-            )
+            if fed is None:
+                grid = self._settling.find(place)
+            else:
+                slope = self._slope if fed.moments.cross else self._fed_slope
+                grid = self._settling.feed(place, fed, step, slope)
         else:
             grid = _rounded(job)
         return _shared(grid, job.shape, self._dtypes[number], step, states)

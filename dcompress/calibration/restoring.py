@@ -48,7 +48,8 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
             for module, mode in modes:
                 module.training = mode
             for parameter, requires_grad in trained:
-                parameter.requires_grad_(requires_grad)
+                if parameter.requires_grad != requires_grad:  # one without a shape cannot be told so
+                    parameter.requires_grad_(requires_grad)
             for module, name, buffer, saved in buffers:
                 if buffer is not None and saved is not None and not _same(buffer, saved):
                     buffer.copy_(saved)

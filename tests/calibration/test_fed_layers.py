@@ -148,7 +148,9 @@ def compressed(module, calibration, *, states=8, step=STEP):
     result, n_bits = copy.deepcopy(module), 0.0
     state = {name: one for name, one in module.state_dict().items() if one.ndim > 1}
     sizes = {name: step * float(one.std()) for name, one in state.items()}
-    recipe = Recipe.from_options(sets=[f"{name}:step={size},states={states}" for name, size in sizes.items()])
+    # The same price of bits with and without feedback, so that sizes can be compared.
+    sets = [f"{name}:step={size},states={states},slope=0.3" for name, size in sizes.items()]
+    recipe = Recipe.from_options(sets=sets)
     tensors = compress_checkpoint(checkpoint_from_state_dict(state), recipe, calibration=calibration)
     for name in state:
         shared = tensors[name]

@@ -273,7 +273,7 @@ def test_rows_that_are_looked_up_more_often_are_worth_more():
     )
     pruned = prune(weights)
     known = Calibrated("w", weights, pruned.mask, moments)
-    plan = GroupPlan({"w": (pruned, F32, RateRule(0.3))}, 6)
+    plan = GroupPlan({"w": (pruned, F32, RateRule(0.3, slope=0.3))}, 6)
     plain, fed = (
         np.square(values(one) - weights).mean(1) for one in (plan.share("w"), plan.share("w", known))
     )
