@@ -172,7 +172,7 @@ def draw(path: Path, title: str, rows: Sequence[Row]) -> None:
         (dense,) = of(rows, DENSE)
         left.axhline(dense["accuracy"], color="#9ca3af", linestyle="--", linewidth=1.2)
         left.annotate(
-            f"dense, {dense['bytes'] / 1000:,.0f} kB",
+            "dense",
             (0.01, dense["accuracy"]),
             xycoords=("axes fraction", "data"),
             xytext=(0, 4),
