@@ -123,6 +123,9 @@ KINDS = {
     "resnet20": Kind("ResNet-20, CIFAR-10", ResNet20, "cifar10_resnet20.safetensors", (0.02, 0.16)),
     "lenet5": Kind("LeNet-5, MNIST", LeNet5, "lenet_5.safetensors", (0.005, 0.24)),
     "mlp": Kind("LeNet-300-100, MNIST", LeNet300100, "lenet_300_100.safetensors", (0.005, 0.24)),
+    # The fixtures were trained to be sparse; these were not.
+    "lenet5_dense": Kind("LeNet-5, trained as usual, MNIST", LeNet5, "", (0.01, 0.3), 3),
+    "mlp_dense": Kind("LeNet-300-100, trained as usual, MNIST", LeNet300100, "", (0.01, 0.3), 6),
     "gru": Kind("GRU, MNIST row by row", RowGRU, "", (0.03, 0.6), 2),
     "transformer": Kind("Transformer, MNIST row by row", RowTransformer, "", (0.02, 0.4), 2),
 }
