@@ -272,10 +272,13 @@ def _improve(view: View, classes: Classes, costs: NDArray[np.int32], number: int
 
     positions = np.broadcast_to(classes.positions, geometry.n_positions)
     before = np.broadcast_to(classes.columns, geometry.n_columns)
-    columns = _cheapest(costs_beside(np.tile(positions, geometry.n_columns)).sum(axis=1), -half, before)
+    columns = classes.columns
+    if geometry.n_columns > 1:  # a single one has no class: rows have it all, and no file could say it
+        columns = _cheapest(costs_beside(np.tile(positions, geometry.n_columns)).sum(axis=1), -half, before)
     if geometry.n_positions == 1:
         return Classes(classes.rows, columns, classes.positions)
-    totals = costs_beside(np.repeat(columns, geometry.n_positions)).sum(axis=0)
+    along = np.repeat(np.broadcast_to(columns, geometry.n_columns), geometry.n_positions)
+    totals = costs_beside(along).sum(axis=0)
     return Classes(classes.rows, columns, _cheapest(totals, -half, positions))
 
 

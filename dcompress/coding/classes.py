@@ -92,6 +92,8 @@ class Classes:
         for kind, (numbers, full) in enumerate(
             ((self.columns, geometry.n_columns), (self.positions, geometry.n_positions))
         ):
+            assert numbers.size in (1, full)
+            assert numbers.size > 1 or not numbers[0]  # what is not written is 0
             if full > 1:
                 writer.raw(int(numbers.size > 1), 1)
             if numbers.size > 1:
