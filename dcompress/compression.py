@@ -156,8 +156,8 @@ class CompressedTensors(Mapping[str, "SharedTensor | TensorData"]):
         For rate-aware sharing.
     profile : Profile
         Likewise.
-    calibration : Calibration, optional
-        Of the model.
+    moments : mapping of str to Moments
+        Of those whose inputs are known, by the names that the checkpoint stores.
     """
 
     def __init__(
@@ -176,8 +176,7 @@ class CompressedTensors(Mapping[str, "SharedTensor | TensorData"]):
         self.effort = effort
         self.threads = threads
         self.profile = profile
-        self.calibration = calibration
-        self._moments = {} if calibration is None else _by_first_name(calibration, checkpoint.ties)
+        self.moments = {} if calibration is None else _by_first_name(calibration, checkpoint.ties)
         self._made: WeakValueDictionary[str, SharedTensor | TensorData] = WeakValueDictionary()
         self._group: dict[str, SharedTensor | TensorData | None] = {}
 
@@ -199,7 +198,7 @@ class CompressedTensors(Mapping[str, "SharedTensor | TensorData"]):
         """Return a tensor compressed, or itself; ``tensor`` is what the checkpoint has under this name."""
         names = self.groups.get(name)
         if names is None:
-            return compress_tensor(name, tensor, self.plan[name], moments=self._moments.get(name))
+            return compress_tensor(name, tensor, self.plan[name], moments=self.moments.get(name))
         if name not in self._group:
             self._group = {}  # free the memory of the last one first
             self._group = self._share(names)
@@ -220,7 +219,7 @@ class CompressedTensors(Mapping[str, "SharedTensor | TensorData"]):
     def _share(self, names: Sequence[str]) -> dict[str, SharedTensor | TensorData | None]:
         """Return the tensors of a group; None for those that stay as they are."""
         group = self.opened(names)
-        return dict.fromkeys(names) | group.share_all(self._moments)
+        return dict.fromkeys(names) | group.share_all(self.moments)
 
 
 class OpenGroup:

@@ -130,9 +130,7 @@ class _Walk:
                 self._call(arrays, rows, ends, own_lanes, window, *own)
                 if window.stop < wanted.shape[1]:
                     errors = wanted[:, window] - found[:, window]
-                    for group in np.unique(groups):
-                        here = groups == group
-                        values[here, window.stop :] += errors[here] @ spread[group, :, n_own:]
+                    _pass_on(errors, values[:, window.stop :], groups, spread[:, :, n_own:])
             grid[rows] = found
 
     def _turns(self, lanes: slice, *, at_once: bool) -> Iterator[tuple[I64, I64, I64]]:
@@ -268,10 +266,15 @@ def fed_places(fed: Feedback, codebooks: F64, book_of: I64) -> I32:
         kernel.feed_labels(values, targets, kept, begin, window.stop, groups, own, codebooks, book_of, places)
         chosen = codebooks[book_of[:, None], places[:, window]]
         errors = targets[:, window] - np.where(kept[:, window], chosen, 0.0)
-        for group in range(len(spread)):
-            here = groups == group
-            values[here, window.stop :] += errors[here] @ spread[group, :, window.stop - begin :]
+        _pass_on(errors, values[:, window.stop :], groups, spread[:, :, window.stop - begin :])
     return fed.moments.weight(places.reshape(fed.targets.shape))
+
+
+def _pass_on(errors: F64, values: F64, groups: I64, spread: F64) -> None:
+    """Add the errors of a window to the values that follow it, each row by the spread of its group."""
+    for group in np.unique(groups):
+        here = groups == group
+        values[here] += errors[here] @ spread[group]
 
 
 def _nearest(targets: F64, kept: Mask, codebooks: F64, book_of: I64) -> I32:

@@ -39,24 +39,22 @@ def prune_tensor(
         rule = None  # a preset's sparsity is for dense networks: one pruned in training keeps its mask
     if rule is None:
         return prune(weights)
-    dtype = np.float64 if weights.dtype == np.float64 else np.float32
-    fed = None if moments is None else Feedback.of(name, weights, weights != 0, None, moments)
-    if rule.n_m is not None:
-        n_m = parse_n_m(rule.n_m)
-        return (
-            prune(weights, n_m_mask(weights, *n_m)) if fed is None else prune_fed(fed, n_m=n_m, dtype=dtype)
+    n_m = None if rule.n_m is None else parse_n_m(rule.n_m)
+    kept = weights != 0
+    if n_m is None and rule.sparsity is None:
+        threshold = rule.threshold
+        kept &= threshold_mask(
+            weights, quality_threshold(weights, rule.quality or 0.0) if threshold is None else threshold
         )
-    if rule.sparsity is not None:
-        mask = sparsity_mask(weights, rule.sparsity)
-        return prune(weights, mask) if fed is None else prune_fed(fed, sparsity=rule.sparsity, dtype=dtype)
-    threshold = rule.threshold
-    if threshold is None:
-        threshold = quality_threshold(weights, rule.quality or 0.0)
-    kept = threshold_mask(weights, threshold)
-    if moments is None or fed is None:
-        return prune(weights, kept)
-    masked = Feedback.of(name, weights, kept & (weights != 0), None, moments)
-    return prune(weights, kept) if masked is None else prune_fed(masked, dtype=dtype)
+    fed = None if moments is None else Feedback.of(name, weights, kept, None, moments)
+    if fed is not None:
+        dtype = np.float64 if weights.dtype == np.float64 else np.float32
+        return prune_fed(fed, sparsity=rule.sparsity, n_m=n_m, dtype=dtype)
+    if n_m is not None:
+        kept = n_m_mask(weights, *n_m)
+    elif rule.sparsity is not None:
+        kept = sparsity_mask(weights, rule.sparsity)
+    return prune(weights, kept)
 
 
 def with_values(tensor: TensorData, pruned: PrunedTensor) -> TensorData:

@@ -29,7 +29,7 @@ from dcompress.profiles import FULL
 from dcompress.stages import PrunedTensor, SharedTensor
 from dcompress.threads import usable_threads
 
-__all__ = ["MAX_STEPS", "SLOPES", "RatePlan", "is_matrix", "share_by_rate", "vector_step"]
+__all__ = ["MAX_STEPS", "SLOPES", "RatePlan", "is_matrix", "vector_step"]
 
 MAX_STEPS = FULL.steps
 SLOPES = {False: 0.12, True: 0.3}  # squared steps a bit, by whether there is a trellis
@@ -44,32 +44,6 @@ _LANES = 16  # that one thread takes at a time
 _WORK = 100  # of a weight in one pass, by that of a decoded symbol
 _ONE_SIDED = 8.0  # how much more error than on average small values of one sign may bear
 _DEAD_ZONE = 0.1  # by which the first pass rounds towards zero
-
-
-def share_by_rate(
-    tensors: Sequence[PrunedTensor],
-    dtypes: Sequence[DType],
-    steps: Sequence[float],
-    *,
-    layout: Callable[[tuple[int, ...]], Layout],
-    slope: float | None = None,
-    states: int = 8,
-    effort: int = 6,
-    threads: int | None = None,
-) -> list[SharedTensor]:
-    """Return tensors as labels on grids of equal steps.
-
-    Parameters are those of `RatePlan`, which see.
-
-    Returns
-    -------
-    shared : list of SharedTensor
-        Codebooks are the whole grid from the lowest value used to the highest, zero apart.
-    """
-    plan = RatePlan(
-        tensors, dtypes, steps, layout=layout, slope=slope, states=states, effort=effort, threads=threads
-    )
-    return plan.share_all({})
 
 
 class RatePlan:
@@ -152,8 +126,8 @@ class RatePlan:
             place = self._place_of[number]
             fed = None
             if calibrated is not None:
-                known = calibrated
-                fed = Feedback.of(known.name, known.weights, known.kept, step, known.moments)
+                name, weights, kept, moments = calibrated
+                fed = Feedback.of(name, weights, kept, step, moments)
             if fed is None:
                 grid = self._settling.find(place)
             else:

@@ -20,7 +20,7 @@ from dcompress.rules import RateRule, TensorRecipe
 from dcompress.settings import EFFORT_STATES
 from dcompress.stages import PrunedTensor, SharedTensor, TensorData, TensorSpec, word_dtype
 
-__all__ = ["GroupPlan", "RateJob", "rate_groups", "share_group"]
+__all__ = ["GroupPlan", "RateJob", "rate_groups"]
 
 RateJob = tuple[PrunedTensor, DType, RateRule]
 
@@ -45,13 +45,6 @@ def rate_groups(
         groups[-1].append(name)
         n_weights += n_own
     return {name: tuple(group) for group in groups for name in group}
-
-
-def share_group(
-    jobs: Mapping[str, RateJob], effort: int, threads: int | None = None, profile: Profile = FULL
-) -> dict[str, SharedTensor | TensorData | None]:
-    """Return tensors shared by rate, together: see `GroupPlan`."""
-    return GroupPlan(jobs, effort, threads, profile).share_all({})
 
 
 class GroupPlan:

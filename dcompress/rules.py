@@ -52,7 +52,7 @@ class ShareRule:
 
 @dataclass(frozen=True)
 class RateRule:
-    """Stage 2 for one tensor, method "rate": the arguments of `dcompress.rate.share_by_rate`.
+    """Stage 2 for one tensor, method "rate": the arguments of `dcompress.rate.RatePlan`.
 
     What is None is left to the effort. ``fine``: the step is that of the model's matrices and kernels, and
     this tensor, which is none of them, takes a finer one of its own.

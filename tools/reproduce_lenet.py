@@ -20,19 +20,13 @@ from lenet_networks import NETWORKS
 from lenet_recipes import RunError, find_recipe
 from lenet_runs import Runner, outcome_of
 from lenet_tables import PAPER, summary, table
-from train_lenet import DataError
+from train_lenet import DataError, mnist_option
 
 from dcompress import DcompressError
 
 
 @click.command()
-@click.option(
-    "--mnist",
-    "folder",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder with the four MNIST idx files, plain or .gz.",
-)
+@mnist_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

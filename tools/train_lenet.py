@@ -355,14 +355,17 @@ def _make(name: str, folder: Path, out: Path, epochs: int | None, seed: int) -> 
     click.echo(f"{path}: test error {error:.2f} % ({time.monotonic() - began:.0f} s)")
 
 
-@click.command()
-@click.option(
+mnist_option = click.option(
     "--mnist",
     "folder",
     required=True,
     type=click.Path(path_type=Path),
     help="Folder with the four MNIST idx files, plain or .gz.",
 )
+
+
+@click.command()
+@mnist_option
 @click.option(
     "--out",
     default=Path("fixtures/models"),

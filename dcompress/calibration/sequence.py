@@ -28,7 +28,7 @@ from dcompress.calibration.record import Calibration
 from dcompress.calibration.restoring import as_it_was
 from dcompress.calibration.sums import Sums
 from dcompress.checkpoint import checkpoint_from_state_dict, data_to_tensor
-from dcompress.compression import OpenGroup, compress_checkpoint, compress_tensor
+from dcompress.compression import compress_checkpoint, compress_tensor
 from dcompress.errors import EncodeError
 from dcompress.recipe import Recipe
 from dcompress.safetensors_file import listed
@@ -93,12 +93,11 @@ def layer_by_layer(
         )
     compressor = _Compressor(model, static, recipe, effort)
     twin.load_state_dict(compressor.state_dict(), strict=False)
-    with as_it_was(model):
-        layers = _layers(model, compressor.names) & once
     found: dict[str, Moments] = {}
     done: set[str] = set()
     n_met = 0  # layers before which a run of the model and one of the copy have met
     with as_it_was(model), as_it_was(twin), contextlib.ExitStack() as stack:
+        layers = _layers(model, compressor.names) & once
         runs = [
             _Pair(*(_runner(stack, one, layers, partial(run, one, batch), done) for one in (model, twin)))
             for batch in batches
@@ -169,27 +168,35 @@ class _Compressor:
 
     def __init__(self, model: nn.Module, static: Calibration, recipe: Recipe, effort: int) -> None:
         self._checkpoint = checkpoint_from_state_dict(model.state_dict())
-        self._compressed = compress_checkpoint(self._checkpoint, recipe, effort=effort, calibration=static)
-        plan, groups = self._compressed.plan, self._compressed.groups
+        compressed = compress_checkpoint(self._checkpoint, recipe, effort=effort, calibration=static)
+        self._plan, self._static = compressed.plan, compressed.moments
         self._effort = effort
-        self._opened: dict[str, OpenGroup] = {}
-        for group in dict.fromkeys(groups.values()):
-            self._opened |= dict.fromkeys(group, self._compressed.opened(group))
+        self._groups = {
+            group: compressed.opened(group) for group in dict.fromkeys(compressed.groups.values())
+        }
+        self._opened = {name: opened for group, opened in self._groups.items() for name in group}
         self.names = {
             name
-            for name, rule in plan.items()
+            for name, rule in self._plan.items()
             if name in static.moments and (rule.share is not None or rule.prune is not None)
         }
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the model as it will be, with what is known so far."""
-        return {name: _tensor(one) for name, one in self._compressed.items()}
+        made: dict[str, SharedTensor | TensorData] = dict(self._checkpoint.tensors)
+        for opened in self._groups.values():
+            made |= opened.share_all(self._static)
+        found = {
+            name: _tensor(made[name]) if name in self._opened else self.compress(name, self._static.get(name))
+            for name in self._plan
+        }
+        return found | {name: found[first] for name, first in self._checkpoint.ties.items()}
 
-    def compress(self, name: str, moments: Moments) -> Tensor:
+    def compress(self, name: str, moments: Moments | None) -> Tensor:
         """Return a tensor compressed with what is known of its inputs."""
         if name in self._opened:
             return _tensor(self._opened[name].share(name, moments))
-        rule, data = self._compressed.plan[name], self._checkpoint.tensors[name]
+        rule, data = self._plan[name], self._checkpoint.tensors[name]
         return _tensor(compress_tensor(name, data, rule, effort=self._effort, moments=moments))
 
 
@@ -236,7 +243,6 @@ def _read(
     """
     prefix = f"{path}." if path else ""
     sums: dict[str, Sums] = {}
-    olds: dict[str, Sums] = {}
     for batch, pair in enumerate(runs):
         calls = pair.calls(path)
         if calls is None:
@@ -248,25 +254,23 @@ def _read(
                 continue
             if name not in sums:
                 sums[name] = Sums(tuple(weight.shape), new.layout, max_columns)
-                olds[name] = Sums(tuple(weight.shape), new.layout, max_columns)
                 sums[name].kinds.append(new.kind)
-                olds[name].kinds.append(new.kind)
             part, n_parts = new.part, new.n_parts
             try:
                 sums[name].add(new.rows, holdout=held_out, part=part, n_parts=n_parts, before=old.rows)
             except ValueError as error:
                 raise EncodeError(f"layer of {name!r}, batch {batch}: {error}") from None
-            olds[name].add_total(old.rows, holdout=held_out, part=part, n_parts=n_parts)
     return {
         name: one.finish(name)
         for name, one in sums.items()
-        if name in static.moments and _is_close(olds[name].finish(name).total, static.moments[name].total)
+        if name in static.moments and _is_close(one.total_before(), static.moments[name].total)
     }
 
 
-def _is_close(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
-    return one.shape == other.shape and bool(
-        np.abs(one - other).max(initial=0) <= _SAME * np.abs(other).max(initial=0)
+def _is_close(found: Tensor | None, wanted: NDArray[np.float32]) -> bool:
+    one = np.zeros_like(wanted) if found is None else found.cpu().numpy()
+    return one.shape == wanted.shape and bool(
+        np.abs(one - wanted).max(initial=0) <= _SAME * np.abs(wanted).max(initial=0)
     )
 
 

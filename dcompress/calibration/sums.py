@@ -75,16 +75,6 @@ class Sums:
                 self._parts[key] = _Part(rows, block_bounds(rows.shape[2], self._max_columns))
         self._parts[key].add(rows, before)
 
-    def add_total(self, rows: Tensor, *, holdout: bool, part: int | None = None, n_parts: int = 1) -> None:
-        """Count some inputs as `add` does, but for their sum alone."""
-        self._n_parts = max(self._n_parts, n_parts)
-        key = holdout, part
-        if key not in self._parts:
-            with torch.inference_mode(False):
-                self._parts[key] = _Part(rows, ())
-        total = self._parts[key].total
-        total += rows.detach().sum(1, dtype=total.dtype)
-
     def add_row_weights(self, places: Tensor, weights: Tensor | None) -> None:
         """Count rows that were looked up: their numbers, and the square of the factor of each, if not 1."""
         if weights is None:
@@ -109,6 +99,11 @@ class Sums:
         if not bool(squares.isfinite().all()):
             raise ValueError("the loss has a gradient there with NaN or infinite values")
         self._influence = squares if self._influence is None else self._influence + squares
+
+    def total_before(self) -> Tensor | None:
+        """Return the sum of the inputs before anything was compressed, without those that were held out."""
+        kept = self._merged(False)
+        return None if kept is None else kept.before
 
     def finish(self, name: str) -> Moments:
         """Return the sums as arrays.
@@ -172,6 +167,7 @@ class _Part:
             dtype = torch.float32
         self._bounds = bounds
         self._cross: list[Tensor] | None = None
+        self.before: Tensor | None = None  # as the total, of the inputs that the cross moments are with
         self.counts = torch.zeros(n_groups, dtype=torch.int64)
         self.total = torch.zeros(n_groups, n_columns, dtype=dtype, device=like.device)
         self.second = [
@@ -206,6 +202,8 @@ class _Part:
     def _add_cross(self, before: Tensor, rows: Tensor) -> None:
         if before.shape != rows.shape:
             raise ValueError("its inputs are of another shape than before anything was compressed")
+        summed = before.sum(1, dtype=self.total.dtype)
+        self.before = summed if self.before is None else self.before + summed
         if self._cross is None:
             self._cross = [torch.zeros_like(block) for block in self.second]
         for block, (begin, end) in zip(self._cross, self._bounds, strict=True):
@@ -220,6 +218,10 @@ class _Part:
         self.total[group] += other.total[0]
         for mine, block in zip(self.second, other.second, strict=True):
             mine[group] += block[0]
+        if other.before is not None:
+            if self.before is None:
+                self.before = torch.zeros_like(self.total)
+            self.before[group] += other.before[0]
         if other._cross is not None:
             if self._cross is None:
                 self._cross = [torch.zeros_like(block) for block in self.second]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,27 +11,7 @@ import dcompress.numpy
 from dcompress.errors import EncodeError
 from dcompress.recipe import Recipe
 from dcompress.safetensors_file import read_safetensors
-
-N_COLUMNS = 24
-
-
-def network(seed=1):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(N_COLUMNS, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
-
-
-def inputs(seed=0):
-    """Return batches whose columns are mixtures of few."""
-    rng = np.random.default_rng(seed)
-    mixed = rng.standard_normal((6, 40, 5)) @ np.random.default_rng(9).standard_normal((5, N_COLUMNS))
-    return [torch.tensor(one, dtype=torch.float32) for one in mixed + 0.1 * rng.standard_normal(mixed.shape)]
-
-
-def error(state_dict):
-    model, other = network(), network(2)
-    other.load_state_dict(state_dict)
-    with torch.no_grad():
-        return sum(float((model(one) - other(one)).square().sum()) for one in inputs(3))
+from tests.calibrated import N_COLUMNS, error, inputs, network, write_files
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +21,7 @@ def stats():
 
 @pytest.fixture
 def files(tmp_path, stats):
-    from safetensors.torch import save_file
-
-    save_file(network().state_dict(), tmp_path / "model.safetensors")
-    stats.save(tmp_path / "stats.safetensors")
-    return tmp_path
+    return write_files(tmp_path, stats)
 
 
 def test_every_face_takes_statistics_or_their_file(files, stats):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 import dcompress
-from tests.calibration.test_use import error, inputs, network
+from tests.calibrated import error, inputs, network, write_files
 
 
 @pytest.fixture(scope="module")
@@ -13,11 +13,7 @@ def stats():
 
 @pytest.fixture
 def files(tmp_path, stats):
-    from safetensors.torch import save_file
-
-    save_file(network().state_dict(), tmp_path / "model.safetensors")
-    stats.save(tmp_path / "stats.safetensors")
-    return tmp_path
+    return write_files(tmp_path, stats)
 
 
 def test_a_file_of_the_same_size_is_better(files, dcz):

@@ -10,7 +10,7 @@ from dcompress.kernels.trellis import STATES, transitions
 from dcompress.kernels.trellis import walk as follow_path
 from dcompress.prices import Placed, neighbour_levels
 from dcompress.prune import prune, sparsity_mask
-from dcompress.rate import MAX_STEPS, Layout, is_matrix, share_by_rate, vector_step
+from dcompress.rate import MAX_STEPS, Layout, RatePlan, is_matrix, vector_step
 
 F32 = DTYPE_BY_NAME["float32"]
 
@@ -24,6 +24,10 @@ def one_lane(shape):
     n_words = int(np.prod(shape, dtype=np.int64))
     n_rows = shape[0] if shape and n_words else 1
     return Layout(n_words // n_rows, np.arange(n_rows), np.zeros(1, np.int64))
+
+
+def share_by_rate(tensors, dtypes, steps, **settings):
+    return RatePlan(tensors, dtypes, steps, **settings).share_all({})
 
 
 def share(weights, step, dtype=F32, **settings):
