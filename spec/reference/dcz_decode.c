@@ -1523,7 +1523,7 @@ INLINE uint32_t decode_turn(const dcz_decoder *d, const context_model *model, co
             for (unsigned i = 0; i < n_lanes; i++) {
                 wrong |= decode_place(m, w, &coders[i], column_class, far[i], &levels[i], word_bytes, has_trellis, 1);
                 if (wrong & 1) {
-                    return wrong;
+                    return wrong | (seen >> 4 & 2);
                 }
             }
         }

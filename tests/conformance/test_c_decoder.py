@@ -340,7 +340,8 @@ def test_program_of_the_readme(readme, build, tmp_path):
 
 def all_frames() -> list[Path]:
     """Return all vectors, and the corpus of the fuzzers."""
-    folders = (FIXTURES / "valid", FIXTURES / "invalid", ROOT / "tests" / "fuzz" / "corpus")
+    fuzz = ROOT / "tests" / "fuzz"
+    folders = (FIXTURES / "valid", FIXTURES / "invalid", fuzz / "corpus", fuzz / "several_rules")
     return [path for folder in folders for path in sorted(folder.glob("*.dcz"))]
 
 

@@ -73,21 +73,24 @@ static int read_source(void *context, uint64_t offset, void *bytes, size_t size)
 static dcz_code decode_one(dcz_decoder *d, const dcz_frame *frame, const dcz_tensor *t, uint8_t *out, int fast) {
     dcz_error error;
     void *workspace = NULL;
-    size_t room = 0;
+    uint64_t room = 0, asked = 0;
     dcz_code code = DCZ_OK;
-    for (int turn = 0; turn < 4; turn++) {
+    for (int turn = 0;; turn++) {
+        free(workspace);
+        room = asked;
+        workspace = room > 0 ? checked_malloc((size_t)room) : NULL;
         dcz_init(d);
-        code = dcz_decode(d, frame, t, out, (size_t)t->n_bytes, workspace, room, &error);
-        if (code != DCZ_NEED_WORKSPACE) {
+        code = dcz_decode(d, frame, t, out, (size_t)t->n_bytes, workspace, (size_t)room, &error);
+        if (code == DCZ_NEED_WORKSPACE) {
+            asked = fast ? error.fast : error.needed;
+        } else if (fast && d->fast + 14 > room) { /* it was not asked before all tables were known */
+            asked = (uint64_t)d->fast + 14;
+        } else {
             break;
         }
-        const uint64_t asked = fast ? error.fast : error.needed;
-        if (turn == 3 || error.needed <= room || asked > (uint64_t)64 << 20) {
+        if (turn == 8 || asked <= room || asked > (uint64_t)64 << 20) {
             abort(); /* it does not say how much it needs, or needs too much */
         }
-        free(workspace);
-        room = (size_t)asked;
-        workspace = checked_malloc(room);
     }
     free(workspace);
     return code;

@@ -1,6 +1,7 @@
 """The corpus of the fuzzers, replayed: every decoder says of every frame what its file is named after.
 
 ``ok-3-long-1-2.dcz`` is ``long_frame(seed=2, kind=1)``: coder 3, and enough symbols for several lanes.
+Frames in ``several_rules`` break all rules in their names; decoders may name any of those (spec section 3).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from tests.fuzz.pseudo_code import verdict_of_spec
 
 CORPUS = Path(__file__).parent / "corpus"
 FRAMES = {path.stem: path.read_bytes() for path in sorted(CORPUS.glob("*.dcz"))}
+SEVERAL = sorted((CORPUS.parent / "several_rules").glob("*.dcz"))
 
 
 def expected(name: str) -> str:
@@ -52,6 +54,12 @@ def test_the_corpus_is_there_and_small():
 def test_each_frame_is_what_it_is_named_after(kernel):
     for name, data in FRAMES.items():
         assert verdict(data).split()[0] == expected(name), name
+
+
+@pytest.mark.parametrize("path", SEVERAL, ids=lambda path: path.stem)
+def test_one_of_several_rules_is_named(kernel, path):
+    """The decoder in C names the same with all amounts of memory: `test_c_decoder.py` replays them."""
+    assert verdict(path.read_bytes()) in path.stem.rsplit("-", 1)[0].split("_")
 
 
 def test_nothing_but_decode_errors_comes_out(kernel):
