@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from dcompress.calibration import Calibration, Moments
@@ -24,6 +25,7 @@ from dcompress.scopes import is_compressible, resolve_global_scopes
 from dcompress.settings import DEFAULT_EFFORT
 from dcompress.share import share
 from dcompress.stages import Checkpoint, PrunedTensor, SharedTensor, TensorData, TensorSpec, tensor_specs
+from dcompress.step_weights import weigh_steps
 from dcompress.values import find_values
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
 
 # How many values a tensor may hold to be taken as shared already, by bytes of a weight. The format codes up
 # to 4,096 as labels; but an ordinary bfloat16 tensor holds one or two thousand.
+_Known = TypeVar("_Known")
 _MAX_VALUES = {2: 512, 4: 4096, 8: 4096}
 
 
@@ -87,7 +90,7 @@ def compress_tensor(
         pruned = prune_tensor(name, tensor, recipe, moments)
         if share_rule is None:
             return _unshared(tensor, pruned, moments)
-        known = _calibrated(name, tensor, pruned, moments)
+        known = _calibrated(name, tensor, pruned, recipe, moments)
         if isinstance(share_rule, RateRule):
             plan = GroupPlan({name: (pruned, tensor.dtype, share_rule)}, effort)
             return plan.share(name, known) or _unshared(tensor, pruned, moments)
@@ -135,6 +138,8 @@ def compress_checkpoint(
     if calibration is not None:
         calibration = _serving(calibration, specs, recipe, effort)
     plan = resolve_global_scopes(_tie(recipe.plan(specs), checkpoint.ties), checkpoint.tensors.__getitem__)
+    if calibration is not None:
+        plan = weigh_steps(plan, specs, _by_first_name(calibration.sensitivity, checkpoint.ties))
     groups = rate_groups(plan, specs)
     profile = PROFILES[recipe.profile]
     return CompressedTensors(checkpoint, plan, groups, effort, threads, profile, calibration)
@@ -176,7 +181,7 @@ class CompressedTensors(Mapping[str, "SharedTensor | TensorData"]):
         self.effort = effort
         self.threads = threads
         self.profile = profile
-        self.moments = {} if calibration is None else _by_first_name(calibration, checkpoint.ties)
+        self.moments = {} if calibration is None else _by_first_name(calibration.moments, checkpoint.ties)
         self._made: WeakValueDictionary[str, SharedTensor | TensorData] = WeakValueDictionary()
         self._group: dict[str, SharedTensor | TensorData | None] = {}
 
@@ -274,7 +279,7 @@ class OpenGroup:
             return self.jobs[name][0], None
         tensor = self._tensors[name]
         pruned = prune_named(name, tensor, self._plan[name], moments)
-        return pruned, _calibrated(name, tensor, pruned, moments)
+        return pruned, _calibrated(name, tensor, pruned, self._plan[name], moments)
 
 
 def _unshared(tensor: TensorData, pruned: PrunedTensor, moments: Moments | None) -> TensorData:
@@ -298,18 +303,20 @@ def _serving(
     return calibration.plain()
 
 
-def _by_first_name(calibration: Calibration, ties: Mapping[str, str]) -> dict[str, Moments]:
-    """Return moments by the names that a checkpoint stores."""
-    return {ties.get(name, name): moments for name, moments in calibration.moments.items()}
+def _by_first_name(found: Mapping[str, _Known], ties: Mapping[str, str]) -> dict[str, _Known]:
+    """Return what is known of tensors by the names that a checkpoint stores."""
+    return {ties.get(name, name): one for name, one in found.items()}
 
 
 def _calibrated(
-    name: str, tensor: TensorData, pruned: PrunedTensor, moments: Moments | None
+    name: str, tensor: TensorData, pruned: PrunedTensor, recipe: TensorRecipe, moments: Moments | None
 ) -> Calibrated | None:
     """Return what error feedback needs, if anything is known of the inputs."""
     if moments is None:
         return None
-    return Calibrated(name, widen(tensor.words, tensor.dtype).reshape(tensor.shape), pruned.mask, moments)
+    weights = widen(tensor.words, tensor.dtype).reshape(tensor.shape)
+    price = recipe.share.price if isinstance(recipe.share, RateRule) else 1.0
+    return Calibrated(name, weights, pruned.mask, moments, price)
 
 
 def levels_to_caller() -> int:

@@ -47,12 +47,15 @@ class Calibrated(NamedTuple):
         What stage 1 keeps of them.
     moments : Moments
         Of what flows into it.
+    price : float
+        Of a bit, where sharing weighs bits against error: see `dcompress.rules.RateRule`.
     """
 
     name: str
     weights: NDArray[Any]
     kept: Mask
     moments: Moments
+    price: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)

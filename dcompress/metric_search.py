@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dcompress.atomic import atomic_writer
 from dcompress.calibration import Calibration, CalibrationLike, as_calibration
-from dcompress.calibration.collect import calibrate
+from dcompress.calibration.collect import calibrator
 from dcompress.checkpoint import checkpoint_from_state_dict
 from dcompress.crossing import find_crossing
 from dcompress.encode import EncodedFrame
@@ -233,8 +233,7 @@ def _calibrator(
     if isinstance(calibration, (Tensor, Mapping)):
         kind = type(calibration).__name__
         raise EncodeError(f"calibration must be statistics, their file, or batches in a list, not {kind}")
-    batches = list(calibration)
-    return lambda recipe: calibrate(model, batches, recipe=recipe, effort=effort)
+    return calibrator(model, calibration, effort=effort)
 
 
 class _Trials:

@@ -126,13 +126,13 @@ class RatePlan:
             place = self._place_of[number]
             fed = None
             if calibrated is not None:
-                name, weights, kept, moments = calibrated
+                name, weights, kept, moments, price = calibrated
                 fed = Feedback.of(name, weights, kept, step, moments)
             if fed is None:
                 grid = self._settling.find(place)
             else:
                 slope = self._slope if fed.moments.cross else self._fed_slope
-                grid = self._settling.feed(place, fed, step, slope)
+                grid = self._settling.feed(place, fed, step, price * slope)
         else:
             grid = _rounded(job)
         return _shared(grid, job.shape, self._dtypes[number], step, states)

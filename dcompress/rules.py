@@ -55,13 +55,16 @@ class RateRule:
     """Stage 2 for one tensor, method "rate": the arguments of `dcompress.rate.RatePlan`.
 
     What is None is left to the effort. ``fine``: the step is that of the model's matrices and kernels, and
-    this tensor, which is none of them, takes a finer one of its own.
+    this tensor, which is none of them, takes a finer one of its own. ``own``: the step is not the model's, a
+    rule gives it. ``price``: by what the slope is multiplied, where errors are fed on.
     """
 
     step: float
     slope: float | None = None
     states: int | None = None
     fine: bool = False
+    own: bool = False
+    price: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,7 @@ def _share_rule(
             raise RecipeError(
                 f"{where}method 'rate' needs a step: give step, for the tensor or the model, or a target"
             )
-        return RateRule(**rate, fine=fine and "step" not in settings)
+        own = "step" in settings
+        return RateRule(**rate, fine=fine and not own, own=own)
     n_centroids = settings.get("centroids", min(1 << settings.get("bits", 8), MAX_CENTROIDS))
     return ShareRule(settings.get("method", "kmeans"), n_centroids, **plain)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import torch
@@ -13,13 +14,17 @@ from dcompress.calibration.collector import Collector
 from dcompress.calibration.inventory import take_inventory, unwrapped
 from dcompress.calibration.record import Calibration
 from dcompress.calibration.restoring import as_it_was
+from dcompress.calibration.sensitivity import N_PROBES, RunModel, measure_sensitivity
 from dcompress.calibration.sequence import layer_by_layer
+from dcompress.compression import levels_to_caller
 from dcompress.errors import DcompressWarning, EncodeError
-from dcompress.recipe import RecipeLike, as_recipe
+from dcompress.recipe import Recipe, RecipeLike, as_recipe
 from dcompress.safetensors_file import listed
 from dcompress.settings import DEFAULT_EFFORT, check_effort
 
-__all__ = ["calibrate"]
+__all__ = ["calibrate", "calibrator"]
+
+MAX_COLUMNS, HOLDOUT = 4096, 5
 
 Forward = Callable[[Any, Any], Any]
 Progress = Callable[[int, "int | None"], None]
@@ -32,10 +37,11 @@ def calibrate(
     forward: Forward | None = None,
     loss: Forward | None = None,
     progress: Progress | None = None,
-    max_columns: int = 4096,
-    holdout: int = 5,
+    max_columns: int = MAX_COLUMNS,
+    holdout: int = HOLDOUT,
     recipe: RecipeLike = None,
     effort: int = DEFAULT_EFFORT,
+    sensitivity: bool = True,
 ) -> Calibration:
     """Return what flows into the layers of a model, summed over some batches.
 
@@ -77,6 +83,10 @@ def calibrate(
         ``loss`` does not go with it.
     effort : int
         With a recipe: the effort by which the file will be encoded.
+    sensitivity : bool
+        Whether to find out which tensors need finer steps than others: the model runs again on up to four
+        batches with each weight tensor rounded on its own, and its outputs are compared. For a deep model
+        this takes longer than all the rest; for one whose layers are alike it gives little.
 
     Returns
     -------
@@ -97,28 +107,109 @@ def calibrate(
         Weights with two dimensions or more of which nothing is known; `Calibration.skipped` says why.
     """
     _check(model, batches, forward, loss, max_columns=max_columns, holdout=holdout)
-    check_effort(effort)
-    plain = unwrapped(model)
-    with as_it_was(plain):  # a parametrization may change its buffers when it is looked at
-        collector = Collector(plain, take_inventory(plain), max_columns)
+    settings: dict[str, Any] = {"holdout": holdout, "max_columns": max_columns}
+    settings |= {"progress": progress, "sensitivity": sensitivity}
     if recipe is None:
-        return _gather(collector, plain, batches, forward, loss, holdout, progress)
+        return _Gathered.of(model, batches, forward, loss, **settings).with_sensitivity(None)
     if loss is not None:
         raise EncodeError("statistics layer by layer have no use for a loss: leave it out")
-    chosen, kept = as_recipe(recipe), list(batches)
-    copies = _Copies(kept)  # each run has its own: a model may change its input in place
-    return layer_by_layer(
-        plain,
-        kept,
-        lambda one, batch: _run(one, _copied(batch), forward),
-        _gather(collector, plain, copies, forward, None, holdout, progress),
-        chosen,
-        effort=effort,
-        max_columns=max_columns,
-        holdout=holdout,
-        once={path for path, count in collector.n_calls.items() if count == len(kept)},
-        progress=progress,
-    )
+    return calibrator(model, batches, forward=forward, effort=effort, **settings)(as_recipe(recipe))
+
+
+def calibrator(
+    model: nn.Module, batches: Iterable[Any], *, effort: int = DEFAULT_EFFORT, **settings: Any
+) -> Callable[[Recipe], Calibration]:
+    """Return what calibrates a model layer by layer for one recipe after the other.
+
+    Arguments and errors are those of `calibrate`, which see. What does not depend on the recipe is gathered
+    once, at the first recipe.
+    """
+    check_effort(effort)
+    kept = list(batches)
+    known: list[_Gathered] = []
+
+    def for_recipe(recipe: Recipe) -> Calibration:
+        if not known:
+            # Each run has its own copies: a model may change its input in place.
+            known.append(_Gathered.of(model, _Copies(kept), loss=None, **settings))
+        return known[0].layer_by_layer(kept, recipe, effort)
+
+    return for_recipe
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Gathered:
+    """The plain statistics of a model, and what is needed to find out more."""
+
+    static: Calibration
+    model: nn.Module
+    run: RunModel
+    probes: Sequence[Any]  # copies of the first batches; none if nothing is to be probed
+    n_calls: Mapping[str, int]
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        batches: Iterable[Any],
+        forward: Forward | None = None,
+        loss: Forward | None = None,
+        *,
+        holdout: int = HOLDOUT,
+        max_columns: int = MAX_COLUMNS,
+        progress: Progress | None = None,
+        sensitivity: bool = True,
+    ) -> _Gathered:
+        """Run a model on all batches."""
+        plain = unwrapped(model)
+        with as_it_was(plain):  # a parametrization may change its buffers when it is looked at
+            collector = Collector(plain, take_inventory(plain), max_columns)
+        probes: list[Any] = []
+        n_probes = N_PROBES if sensitivity else 0
+        watched = _first_noted(batches, probes, n_probes)
+        n_all = len(batches) if isinstance(batches, Sized) else None
+        static = _gather(collector, plain, watched, n_all, forward, loss, holdout, progress)
+
+        def run(one: nn.Module, batch: Any) -> None:
+            _run(one, _copied(batch), forward or loss)
+
+        settings = {"holdout": holdout, "max_columns": max_columns, "progress": progress}
+        return cls(static, plain, run, probes, collector.n_calls, settings)
+
+    def with_sensitivity(self, recipe: Recipe | None) -> Calibration:
+        """Return statistics with the sensitivity of tensors, or with a note why there is none."""
+        if not self.probes:
+            return self.static
+        try:
+            found = measure_sensitivity(self.model, self.probes, self.run, self.static, recipe)
+        except EncodeError as error:
+            if recipe is not None:
+                raise
+            notes = (*self.static.notes, f"sensitivity is not known: {error}")
+            return dataclasses.replace(self.static, notes=notes)
+        return dataclasses.replace(self.static, sensitivity=found)
+
+    def layer_by_layer(self, batches: Sequence[Any], recipe: Recipe, effort: int) -> Calibration:
+        """Return statistics for one recipe."""
+        if missing := sorted(self.static.moments.keys() - self.model.state_dict().keys()):
+            raise EncodeError(
+                f"{listed(missing)}: pruned or parametrized by torch; make that permanent first "
+                "(prune.remove, parametrize.remove_parametrizations)"
+            )
+        once = {path for path, count in self.n_calls.items() if count == len(batches)}
+        static = self.with_sensitivity(recipe)
+        return layer_by_layer(
+            self.model, batches, self.run, static, recipe, effort=effort, once=once, **self.settings
+        )
+
+
+def _first_noted(batches: Iterable[Any], noted: list[Any], most: int) -> Iterator[Any]:
+    """Give all batches; put copies of the first ones into a list."""
+    for batch in batches:
+        if len(noted) < most:
+            noted.append(_copied(batch))
+        yield batch
 
 
 class _Copies(Sequence[Any]):
@@ -168,13 +259,13 @@ def _gather(
     collector: Collector,
     model: nn.Module,
     batches: Iterable[Any],
+    n_all: int | None,
     forward: Forward | None,
     loss: Forward | None,
     holdout: int,
     progress: Progress | None,
 ) -> Calibration:
     """Return what flows into the layers of the model as it is."""
-    n_all = len(batches) if isinstance(batches, Sized) else None
     n_batches = n_holdout = 0
     with as_it_was(model), collector.watching():
         for batch in batches:
@@ -197,7 +288,7 @@ def _gather(
         warnings.warn(
             f"no statistics of {_reasons(calibration.skipped)}; these are encoded without",
             DcompressWarning,
-            stacklevel=3,
+            stacklevel=levels_to_caller(),
         )
     return calibration
 

@@ -7,29 +7,27 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dcompress.atomic import atomic_writer
-from dcompress.calibration.moments import Moments, pack_triangles, unpack_triangles
-from dcompress.constants import DTYPE_BY_NAME
+from dcompress.calibration.moments import Moments
+from dcompress.calibration.moments_file import (
+    PackedMoments,
+    read_count,
+    read_moments,
+    read_shape,
+    shape_text,
+)
 from dcompress.errors import EncodeError
-from dcompress.safetensors_file import listed, read_safetensors, shortened, write_safetensors
-from dcompress.stages import TensorData, TensorSpec, word_dtype
+from dcompress.safetensors_file import read_safetensors, shortened, write_safetensors
+from dcompress.stages import TensorSpec
 
 __all__ = ["Calibration", "CalibrationLike", "as_calibration"]
 
 _FORMAT = "dcompress-calibration"
 _VERSION = 1
-_DTYPES: dict[str, Any] = {"float32": "<f4", "float64": "<f8", "int64": "<i8"}
-_ENTRY_KEYS = {"kinds", "shape", "layout", "groups", "blocks", "holdout", "row_weights", "influence"} | {
-    "cross",
-    "crc32",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +56,10 @@ class Calibration(Mapping[str, Moments]):
         If they were gathered layer by layer: for the recipe that this is the dictionary of.
     effort : int
         And for this effort. See `serves` and `plain`.
+    sensitivity : mapping of str to float
+        Of weight tensors: the squared error of the model's outputs, relative to their variance, for a tensor
+        that alone is rounded to multiples of a step, divided by the square of that step. At least 0. See
+        `dcompress.step_weights`.
     """
 
     moments: Mapping[str, Moments]
@@ -70,6 +72,7 @@ class Calibration(Mapping[str, Moments]):
     notes: tuple[str, ...] = ()
     recipe: Mapping[str, Any] | None = None
     effort: int = 0
+    sensitivity: Mapping[str, float] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Moments:
         return self.moments[self.ties.get(name, name)]
@@ -97,9 +100,9 @@ class Calibration(Mapping[str, Moments]):
         wrong = []
         for name, shape in {**{name: one.shape for name, one in self.moments.items()}, **self.shapes}.items():
             if name not in specs:
-                wrong.append(f"{name} {_text(shape)} is not there")
+                wrong.append(f"{name} {shape_text(shape)} is not there")
             elif tuple(specs[name][1]) != tuple(shape):
-                wrong.append(f"{name} is {_text(specs[name][1])}, not {_text(shape)}")
+                wrong.append(f"{name} is {shape_text(specs[name][1])}, not {shape_text(shape)}")
         if not wrong:
             return
         shown = "; ".join(wrong[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else "")
@@ -147,7 +150,7 @@ class Calibration(Mapping[str, Moments]):
             The file cannot be written, or exists and may not be replaced; an old file is kept.
         """
         entries: dict[str, Any] = {}
-        tensors = _Packed(self.moments)
+        tensors = PackedMoments(self.moments)
         for name, one in self.moments.items():
             keys = [key for key in tensors.specs if key.rpartition("/")[0] == name]
             entries[name] = {
@@ -173,6 +176,7 @@ class Calibration(Mapping[str, Moments]):
             "notes": list(self.notes),
             "recipe": None if self.recipe is None else dict(self.recipe),
             "effort": self.effort,
+            "sensitivity": dict(self.sensitivity),
         }
         text = json.dumps(content, separators=(",", ":"))
         metadata = {
@@ -215,18 +219,19 @@ class Calibration(Mapping[str, Moments]):
             fail("is damaged: the description does not match its checksum")
         try:
             content = json.loads(text)
-            moments = _read_moments(content["moments"], file.tensors, fail)
+            moments = read_moments(content["moments"], file.tensors, fail)
             return cls(
                 moments,
-                {str(name): _shape(shape) for name, shape in content["shapes"].items()},
-                _count(content["n_parameters"]),
-                _count(content["n_batches"]),
-                _count(content["n_holdout_batches"]),
+                {str(name): read_shape(shape) for name, shape in content["shapes"].items()},
+                read_count(content["n_parameters"]),
+                read_count(content["n_batches"]),
+                read_count(content["n_holdout_batches"]),
                 {str(name): str(first) for name, first in content["ties"].items()},
                 {str(name): str(reason) for name, reason in content["skipped"].items()},
                 tuple(str(note) for note in content["notes"]),
                 None if content["recipe"] is None else dict(content["recipe"]),
-                _count(content["effort"]),
+                read_count(content["effort"]),
+                {str(name): _size(value) for name, value in content.get("sensitivity", {}).items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             fail(f"is damaged: {type(error).__name__}: {shortened(error)}")
@@ -238,7 +243,7 @@ class Calibration(Mapping[str, Moments]):
             groups = f", {one.n_groups} groups" if one.n_groups > 1 else ""
             count = int(one.n_vectors.max() + one.holdout_n_vectors.max())
             seen = f"{count:,} inputs of {one.n_columns}{groups}" if one.second else "rows looked up"
-            lines.append(f"  {name} {_text(one.shape)}: {' + '.join(one.kinds)}, {seen}")
+            lines.append(f"  {name} {shape_text(one.shape)}: {' + '.join(one.kinds)}, {seen}")
         lines += [f"  {name}: skipped, {reason}" for name, reason in self.skipped.items()]
         return "\n".join([*lines, *self.notes])
 
@@ -264,134 +269,7 @@ def as_calibration(calibration: object) -> Calibration | None:
     return Calibration.load(calibration)
 
 
-def _text(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "0-d"
-
-
-class _Packed(Mapping[str, TensorData]):
-    """The tensors of a file, packed at look-up, so that no second copy of all of them is held."""
-
-    def __init__(self, moments: Mapping[str, Moments]) -> None:
-        self._arrays: dict[str, tuple[NDArray[Any], bool]] = {}
-        for name, one in moments.items():
-            if "/" in name:
-                raise EncodeError(f"a parameter's name must have no slash: {name!r}")
-            self._arrays[f"{name}/n_vectors"] = one.n_vectors, False
-            self._arrays[f"{name}/holdout_n_vectors"] = one.holdout_n_vectors, False
-            self._arrays[f"{name}/total"] = one.total, False
-            for number, block in enumerate(one.second):
-                self._arrays[f"{name}/second.{number}"] = block, True
-            for number, block in enumerate(one.holdout):
-                self._arrays[f"{name}/holdout.{number}"] = block, True
-            for number, block in enumerate(one.cross):
-                self._arrays[f"{name}/cross.{number}"] = block, False
-            for number, block in enumerate(one.holdout_cross):
-                self._arrays[f"{name}/holdout_cross.{number}"] = block, False
-            if one.row_weights is not None:
-                self._arrays[f"{name}/row_weights"] = one.row_weights, False
-            if one.influence is not None:
-                self._arrays[f"{name}/influence"] = one.influence, False
-        self.specs: dict[str, TensorSpec] = {
-            key: (DTYPE_BY_NAME[array.dtype.name], _packed_shape(array.shape) if packed else array.shape)
-            for key, (array, packed) in self._arrays.items()
-        }
-
-    def __getitem__(self, key: str) -> TensorData:
-        array, packed = self._arrays[key]
-        dtype, shape = self.specs[key]
-        plain = np.ascontiguousarray(pack_triangles(array) if packed else array, _DTYPES[dtype.name])
-        return TensorData(dtype, shape, plain.reshape(-1).view(word_dtype(dtype.word_bytes)))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
-
-    def __len__(self) -> int:
-        return len(self._arrays)
-
-
-def _packed_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[0], shape[1] * (shape[1] + 1) // 2
-
-
-def _count(value: object) -> int:
-    if type(value) is not int or not 0 <= value < 1 << 63:
-        raise ValueError(f"{shortened(value)} is not a count")
-    return value
-
-
-def _shape(value: object) -> tuple[int, ...]:
-    if not isinstance(value, list):
-        raise TypeError(f"{shortened(value)} is not a shape")
-    return tuple(_count(size) for size in value)
-
-
-def _read_moments(
-    entries: Any, tensors: Mapping[str, TensorData], fail: Callable[[str], NoReturn]
-) -> dict[str, Moments]:
-    """Return the statistics by name; sizes are compared with the file's before anything is read."""
-    moments = {}
-    missing = set(tensors)
-    for name, entry in entries.items():
-        if {"cross", *entry} != _ENTRY_KEYS:  # files from before there was such a key are good
-            raise ValueError(f"entry of {shortened(name)} has other keys")
-        shape, groups, sizes = _shape(entry["shape"]), _count(entry["groups"]), _shape(entry["blocks"])
-        crcs = entry["crc32"]
-
-        def read(
-            key: str,
-            dtype: str,
-            shape: tuple[int, ...],
-            name: str = name,
-            crcs: Mapping[str, int] = crcs,
-        ) -> NDArray[Any]:
-            whole = f"{name}/{key}"
-            if whole not in missing:
-                fail(f"is damaged: {shortened(whole)} is missing")
-            missing.discard(whole)
-            data = tensors[whole]
-            if data.dtype.name != dtype or data.shape != shape:
-                fail(f"is damaged: {shortened(whole)} is {data.dtype.name} {_text(data.shape)}")
-            if crcs.get(key) != zlib.crc32(data.words.data):
-                fail(f"is damaged: {shortened(whole)} does not match its checksum")
-            values: NDArray[Any] = data.words.view(_DTYPES[dtype]).astype(dtype, copy=False).reshape(shape)
-            if dtype != "int64" and not np.isfinite(values).all():
-                fail(f"is damaged: {shortened(whole)} has NaN or infinite values")
-            return values
-
-        def read_blocks(
-            key: str, groups: int = groups, sizes: tuple[int, ...] = sizes, read: Any = read
-        ) -> tuple[NDArray[np.float32], ...]:
-            return tuple(
-                unpack_triangles(read(f"{key}.{number}", "float32", (groups, size * (size + 1) // 2)), size)
-                for number, size in enumerate(sizes)
-            )
-
-        def read_squares(
-            key: str, groups: int = groups, sizes: tuple[int, ...] = sizes, read: Any = read
-        ) -> tuple[NDArray[np.float32], ...]:
-            return tuple(
-                read(f"{key}.{number}", "float32", (groups, size, size)) for number, size in enumerate(sizes)
-            )
-
-        layout = str(entry["layout"])
-        n_columns, n_outputs = math.prod(shape[1:]), shape[0]
-        if layout == "transposed":
-            n_outputs = shape[1] * groups
-            n_columns = shape[0] // max(1, groups) * math.prod(shape[2:])
-        moments[str(name)] = Moments(
-            tuple(str(kind) for kind in entry["kinds"]),
-            shape,
-            layout,
-            read("n_vectors", "int64", (groups,)),
-            read("total", "float32", (groups, n_columns)),
-            read_blocks("second"),
-            read("holdout_n_vectors", "int64", (groups,)),
-            read_blocks("holdout") if entry["holdout"] else (),
-            read("row_weights", "float64", shape[:1]) if entry["row_weights"] else None,
-            read("influence", "float64", (n_outputs,)) if entry["influence"] else None,
-            read_squares("cross") if entry.get("cross") else (),
-            read_squares("holdout_cross") if entry.get("cross") and entry["holdout"] else (),
-        )
-    if missing:
-        fail(f"is damaged: tensors that nobody describes: {listed(sorted(missing))}")
-    return moments
+def _size(value: object) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
+        raise ValueError(f"{shortened(value)} is not a size")
+    return float(value)

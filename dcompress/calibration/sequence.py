@@ -26,8 +26,9 @@ from dcompress.calibration.moments import Moments
 from dcompress.calibration.readers import Reading, find_reader
 from dcompress.calibration.record import Calibration
 from dcompress.calibration.restoring import as_it_was
+from dcompress.calibration.sensitivity import as_tensor
 from dcompress.calibration.sums import Sums
-from dcompress.checkpoint import checkpoint_from_state_dict, data_to_tensor
+from dcompress.checkpoint import checkpoint_from_state_dict
 from dcompress.compression import compress_checkpoint, compress_tensor
 from dcompress.errors import EncodeError
 from dcompress.recipe import Recipe
@@ -85,12 +86,6 @@ def layer_by_layer(
         twin = copy.deepcopy(model)
     except Exception as error:
         raise EncodeError(f"calibrating layer by layer needs a copy of the model: {error}") from error
-    missing = sorted(static.moments.keys() - model.state_dict().keys())
-    if missing:
-        raise EncodeError(
-            f"{listed(missing)}: pruned or parametrized by torch; make that permanent first (prune.remove, "
-            "parametrize.remove_parametrizations)"
-        )
     compressor = _Compressor(model, static, recipe, effort)
     twin.load_state_dict(compressor.state_dict(), strict=False)
     found: dict[str, Moments] = {}
@@ -187,7 +182,9 @@ class _Compressor:
         for opened in self._groups.values():
             made |= opened.share_all(self._static)
         found = {
-            name: _tensor(made[name]) if name in self._opened else self.compress(name, self._static.get(name))
+            name: as_tensor(made[name])
+            if name in self._opened
+            else self.compress(name, self._static.get(name))
             for name in self._plan
         }
         return found | {name: found[first] for name, first in self._checkpoint.ties.items()}
@@ -195,14 +192,9 @@ class _Compressor:
     def compress(self, name: str, moments: Moments | None) -> Tensor:
         """Return a tensor compressed with what is known of its inputs."""
         if name in self._opened:
-            return _tensor(self._opened[name].share(name, moments))
+            return as_tensor(self._opened[name].share(name, moments))
         rule, data = self._plan[name], self._checkpoint.tensors[name]
-        return _tensor(compress_tensor(name, data, rule, effort=self._effort, moments=moments))
-
-
-def _tensor(compressed: SharedTensor | TensorData) -> Tensor:
-    data = compressed.gather() if isinstance(compressed, SharedTensor) else compressed
-    return data_to_tensor(data)
+        return as_tensor(compress_tensor(name, data, rule, effort=self._effort, moments=moments))
 
 
 def _layers(model: nn.Module, names: set[str]) -> set[str]:

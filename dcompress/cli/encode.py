@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +36,11 @@ from dcompress.cli.targets import (
 )
 
 if TYPE_CHECKING:
+    from dcompress.calibration import Calibration
     from dcompress.encode import EncodedFrame
     from dcompress.recipe import Recipe
     from dcompress.report import FileReport
+    from dcompress.rules import TensorRecipe
     from dcompress.stages import Checkpoint
     from dcompress.step_search import Found
     from dcompress.targets import Target
@@ -194,7 +197,7 @@ def encode(
                 with atomic_writer(target, overwrite=force) as file:
                     frame.write(file)
     _note_large_changes(session, checkpoint, frame, recipe)
-    report = _report(checkpoint, frame, recipe, with_plan=dry_run)
+    report = _report(frame, recipe, _plan(checkpoint, recipe, known) if dry_run else None)
     if as_json:
         reached = None if found is None else target_to_dict(found)
         head = {"model": model, "output": None if dry_run else target, "target": reached}
@@ -244,17 +247,25 @@ def _encode(
     return frame, found
 
 
-def _report(checkpoint: Checkpoint, frame: EncodedFrame, recipe: Recipe, *, with_plan: bool) -> FileReport:
+def _plan(checkpoint: Checkpoint, recipe: Recipe, known: Calibration | None) -> dict[str, TensorRecipe]:
+    """Return what is done to each tensor."""
+    from dcompress.stages import tensor_specs
+    from dcompress.step_weights import weigh_steps
+
+    specs = tensor_specs(checkpoint.tensors)
+    plan = recipe.plan(specs)
+    return plan if known is None else weigh_steps(plan, specs, known.sensitivity)
+
+
+def _report(frame: EncodedFrame, recipe: Recipe, plan: Mapping[str, TensorRecipe] | None) -> FileReport:
     """Return what became of the model."""
     from dcompress.container.reader import read_directory
     from dcompress.limits import DecodeLimits
     from dcompress.report import Outcome, report_directory
-    from dcompress.stages import tensor_specs
 
     unlimited = 1 << 62
     limits = DecodeLimits(unlimited, unlimited, unlimited, unlimited, unlimited, unlimited)
     outcomes = {report.name: Outcome(report.sqnr, report.n_kept) for report in frame.reports}
-    plan = recipe.plan(tensor_specs(checkpoint.tensors)) if with_plan else None
     return report_directory(read_directory(frame.head, limits), outcomes, recipe.to_dict(), plan)
 
 

@@ -32,7 +32,7 @@ _JITS = {
 _CALIBRATION = {
     f"calibration.{name}"
     for name in ("collect", "collector", "columns", "inventory", "lockstep", "readers", "recurrent")
-} | {f"calibration.{name}" for name in ("restoring", "sequence", "sums")}
+} | {f"calibration.{name}" for name in ("restoring", "sensitivity", "sequence", "sums")}
 
 LAYERS = (
     # Numbers, errors, caps: standard library only.
@@ -74,10 +74,10 @@ LAYERS = (
     | {"recipe", "rules", "presets", "settings", "solve", "crossing", "targets"}
     | {"floats", "prune", "prune_feedback", "prune_rules", "kmeans", "share", "matrices", "prices"}
     | {"blas", "feedback", "feeding", "rate", "rate_groups"}
-    | {"compression", "choice", "scopes"}
+    | {"compression", "choice", "scopes", "step_weights"}
     | {"grid", "views", "clusters", "modelling", "packing"}
     | {"atomic", "safetensors_file", "npz_file", "torch_file", "checkpoint", "model_file"}
-    | {"evaluation", "calibration", "calibration.moments", "calibration.record"}
+    | {"evaluation", "calibration", "calibration.moments", "calibration.moments_file", "calibration.record"}
     | _CALIBRATION,
     # Frames out; open files.
     {"encode", "step_search", "curve", "frame_file", "handle", "lazy", "rescue"},
@@ -138,7 +138,8 @@ SIBLINGS = {
     "prune_rules": {"calibration", "feedback", "floats", "prune", "prune_feedback", "rules", "settings"},
     "scopes": {"floats", "prune", "rules"},
     "compression": {"calibration", "feedback", "floats", "prune_rules", "rate_groups", "recipe"}
-    | {"scopes", "settings", "share"},
+    | {"scopes", "settings", "share", "step_weights"},
+    "step_weights": {"rules"},
     "matrices": {"floats"},
     "npz_file": {"safetensors_file"},
     "torch_file": {"checkpoint", "npz_file", "safetensors_file"},
@@ -148,11 +149,12 @@ SIBLINGS = {
     "frame_file": {"encode", "step_search"},
     "rescue": {"lazy"},
     "calibration": {"calibration.moments", "calibration.record"},
-    "calibration.record": {"atomic", "calibration.moments", "safetensors_file"},
+    "calibration.moments_file": {"calibration.moments", "safetensors_file"},
+    "calibration.record": {"atomic", "calibration.moments", "calibration.moments_file", "safetensors_file"},
     **{
         name: _CALIBRATION
         | {"calibration.moments", "calibration.record", "checkpoint", "safetensors_file"}
-        | {"compression", "recipe", "settings"}
+        | {"compression", "recipe", "rules", "settings"}
         for name in _CALIBRATION
     },
     "metric_search": {"torch"},
@@ -178,7 +180,19 @@ OUTSIDERS = {
 }
 ONLY_WITHIN_FUNCTIONS = {"sklearn", "torch_pruning", "torchao", "threadpoolctl", "rich", "matplotlib"}
 WITHOUT_NUMPY = LAYERS[0] | {
-    *("recipe", "rules", "presets", "settings", "solve", "crossing", "targets", "cursor", "threads", "atomic")
+    *(
+        "recipe",
+        "rules",
+        "presets",
+        "settings",
+        "solve",
+        "crossing",
+        "targets",
+        "cursor",
+        "threads",
+        "atomic",
+    ),
+    "step_weights",
 }
 
 # What a device needs to decode: NumPy alone, whatever a function may import when it is called.

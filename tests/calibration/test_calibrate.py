@@ -302,7 +302,7 @@ def test_the_model_runs_in_evaluation_mode_without_gradients():
     model, seen = small_model(), []
     model[0].register_forward_hook(lambda one, *_: seen.append((one.training, *_settings()[:3])))
     calibrate(model, some_batches(1))
-    assert seen == [(False, False, "highest", False)]  # nor by the fast path of attention
+    assert set(seen) == {(False, False, "highest", False)}  # nor by the fast path of attention
 
 
 # Hard models.
