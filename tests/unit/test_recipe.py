@@ -328,8 +328,8 @@ def test_rules_override_the_step_of_the_model():
     recipe = Recipe.from_options("balanced", rules, ["conv2*"]).extended(Recipe(step=0.02, states=8))
     recipes = recipe.plan(SPECS)
     assert recipes["conv1.weight"].share == ShareRule(n_centroids=8)
-    assert recipes["fc1.weight"].share == RateRule(0.5, None, 8)
-    assert recipes["fc1.bias"].share == RateRule(0.25, None, 0)
+    assert recipes["fc1.weight"].share == RateRule(0.5, None, 8, own=True)
+    assert recipes["fc1.bias"].share == RateRule(0.25, None, 0, own=True)
     assert recipes["half.weight"].share == RateRule(0.02, 0.3, 4)
     assert recipes["fc2.weight"] == recipes["conv2.weight"] == TensorRecipe()
     assert recipes["token"] == TensorRecipe(PruneRule(0.5), RateRule(0.02, None, 8, fine=True), True, True)
@@ -337,7 +337,7 @@ def test_rules_override_the_step_of_the_model():
 
 def test_rate_for_some_tensors_needs_a_step():
     recipes = Recipe.from_options(sets=["fc*:method=rate,step=0.1"]).plan(SPECS)
-    assert recipes["fc1.weight"].share == recipes["fc1.bias"].share == RateRule(0.1)
+    assert recipes["fc1.weight"].share == recipes["fc1.bias"].share == RateRule(0.1, own=True)
     assert recipes["conv2.weight"].share == ShareRule()
     with pytest.raises(RecipeError, match=r"'fc1\.weight': method 'rate' needs a step: give step, for the"):
         Recipe.from_options(sets=["fc*:method=rate"]).plan(SPECS)
