@@ -11,6 +11,7 @@ from dcompress.calibration import CalibrationLike, as_calibration
 from dcompress.compression import levels_to_caller
 from dcompress.encode import EncodedFrame, encode_checkpoint
 from dcompress.errors import DcompressWarning
+from dcompress.read_back import read_back
 from dcompress.recipe import RecipeLike, as_recipe
 from dcompress.settings import DEFAULT_EFFORT, check_effort
 from dcompress.stages import Checkpoint
@@ -80,8 +81,11 @@ def checkpoint_to_frame(
         "calibration": as_calibration(calibration),
     }
     if target is None:
-        return encode_checkpoint(checkpoint, chosen, **options)
-    found = encode_to_target(checkpoint, chosen, target, **options)
-    if not found.met:
-        warnings.warn(describe_miss(found), DcompressWarning, stacklevel=levels_to_caller())
-    return found.frame
+        frame = encode_checkpoint(checkpoint, chosen, **options)
+    else:
+        found = encode_to_target(checkpoint, chosen, target, **options)
+        frame = found.frame
+        if not found.met:
+            warnings.warn(describe_miss(found), DcompressWarning, stacklevel=levels_to_caller())
+    read_back(frame, options["threads"])
+    return frame

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["DecodeLimits"]
+__all__ = ["UNLIMITED", "DecodeLimits"]
 
 
 @dataclass(frozen=True)
@@ -47,3 +47,5 @@ class DecodeLimits:
 
 _SMALL_OUTPUT = 1 << 32
 _USUAL_RATIO = 4096
+
+UNLIMITED = DecodeLimits(*[1 << 62] * 7)  # for what this process has made itself

@@ -224,6 +224,7 @@ def _encode(
 ) -> tuple[EncodedFrame, Found | None]:
     """Encode, with a progress bar."""
     from dcompress.encode import encode_checkpoint
+    from dcompress.read_back import read_back
     from dcompress.stages import tensor_specs
     from dcompress.step_search import describe_miss, encode_to_target
 
@@ -242,6 +243,7 @@ def _encode(
         frame = found.frame
         if not found.met:
             session.note(describe_miss(found))
+    read_back(frame, options["threads"])
     seconds = time.perf_counter() - start
     session.detail(f"encoded {sizes:,} bytes in {seconds:.1f} s on {options['threads']} threads")
     return frame, found
@@ -260,13 +262,11 @@ def _plan(checkpoint: Checkpoint, recipe: Recipe, known: Calibration | None) -> 
 def _report(frame: EncodedFrame, recipe: Recipe, plan: Mapping[str, TensorRecipe] | None) -> FileReport:
     """Return what became of the model."""
     from dcompress.container.reader import read_directory
-    from dcompress.limits import DecodeLimits
+    from dcompress.limits import UNLIMITED
     from dcompress.report import Outcome, report_directory
 
-    unlimited = 1 << 62
-    limits = DecodeLimits(unlimited, unlimited, unlimited, unlimited, unlimited, unlimited)
     outcomes = {report.name: Outcome(report.sqnr, report.n_kept) for report in frame.reports}
-    return report_directory(read_directory(frame.head, limits), outcomes, recipe.to_dict(), plan)
+    return report_directory(read_directory(frame.head, UNLIMITED), outcomes, recipe.to_dict(), plan)
 
 
 def _note_large_changes(

@@ -80,7 +80,7 @@ LAYERS = (
     | {"evaluation", "calibration", "calibration.moments", "calibration.moments_file", "calibration.record"}
     | _CALIBRATION,
     # Frames out; open files.
-    {"encode", "step_search", "curve", "frame_file", "handle", "lazy", "rescue"},
+    {"encode", "read_back", "step_search", "curve", "frame_file", "handle", "lazy", "rescue"},
     # Faces.
     {"numpy", "torch", "metric_search", "train", "report", "compare", "cli", "__init__", "__main__"},
 )
@@ -146,7 +146,8 @@ SIBLINGS = {
     "model_file": {"atomic", "npz_file", "safetensors_file", "torch_file"},
     "step_search": {"encode"},
     "curve": {"step_search"},
-    "frame_file": {"encode", "step_search"},
+    "frame_file": {"encode", "read_back", "step_search"},
+    "read_back": {"encode"},
     "rescue": {"lazy"},
     "calibration": {"calibration.moments", "calibration.record"},
     "calibration.moments_file": {"calibration.moments", "safetensors_file"},
