@@ -35,9 +35,10 @@ __all__ = [
     "resolve_global_scopes",
 ]
 
+_Known = TypeVar("_Known")
+
 # How many values a tensor may hold to be taken as shared already, by bytes of a weight. The format codes up
 # to 4,096 as labels; but an ordinary bfloat16 tensor holds one or two thousand.
-_Known = TypeVar("_Known")
 _MAX_VALUES = {2: 512, 4: 4096, 8: 4096}
 
 

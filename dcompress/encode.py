@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -35,7 +35,7 @@ from dcompress.packing import (
     word_source,
 )
 from dcompress.profiles import PROFILES, Profile
-from dcompress.recipe import Recipe
+from dcompress.recipe import Recipe, TensorRecipe
 from dcompress.settings import DEFAULT_EFFORT
 from dcompress.stages import Checkpoint, SharedTensor, TensorData, TensorSpec, tensor_specs
 
@@ -87,12 +87,15 @@ class EncodedFrame:
         Ancillary sections.
     table_sets : tuple of bytes
         What context-coded tensors share.
+    plan : mapping of str to TensorRecipe
+        What was done to each tensor, tied names included.
     """
 
     head: bytes
     reports: tuple[TensorReport, ...]
     sections: tuple[Section, ...]
     table_sets: tuple[bytes, ...] = ()
+    plan: Mapping[str, TensorRecipe] = field(default_factory=dict)
 
     @property
     def n_bytes(self) -> int:
@@ -221,7 +224,8 @@ def encode_checkpoint(
     sections = _sections(checkpoint, recipe, effort, reports, receipt)
     head = write_head(coded, checkpoint.metadata, sections, table_sets)
     _check_count(profile, "bytes of the directory", len(head) - PREAMBLE_BYTES, profile.directory_bytes)
-    return EncodedFrame(head, tuple(reports), tuple(sections), tuple(table_sets))
+    plan = {name: compressed.plan[checkpoint.ties.get(name, name)] for name in compressed}
+    return EncodedFrame(head, tuple(reports), tuple(sections), tuple(table_sets), plan)
 
 
 def _check_profile(profile: Profile, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str]) -> None:

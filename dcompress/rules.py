@@ -66,6 +66,11 @@ class RateRule:
     own: bool = False
     price: float = 1.0
 
+    @property
+    def takes_model_step(self) -> bool:
+        """Whether this tensor is rounded to multiples of the model's step."""
+        return not self.fine and not self.own
+
 
 @dataclass(frozen=True)
 class TensorRecipe:

@@ -36,7 +36,7 @@ def weigh_steps(
     specs : mapping of str to (DType, shape)
         Of all tensors.
     sensitivity : mapping of str to float
-        See `dcompress.calibration.Calibration`.
+        See `dcompress.calibration.Calibration`. 0 says nothing, as does a name that is not there.
 
     Returns
     -------
@@ -46,20 +46,20 @@ def weigh_steps(
     rules = {
         name: recipe.share
         for name, recipe in plan.items()
-        if isinstance(recipe.share, RateRule) and not recipe.share.fine and not recipe.share.own
+        if isinstance(recipe.share, RateRule) and recipe.share.takes_model_step
     }
-    sizes = {name: math.prod(specs[name][1]) for name in rules if name in sensitivity}
-    wanted = {
-        name: math.log2(n / sensitivity[name]) / 4 for name, n in sizes.items() if n and sensitivity[name]
-    }
+    sizes = {name: math.prod(specs[name][1]) for name in rules if sensitivity.get(name)}
+    wanted = {name: math.log2(n / sensitivity[name]) / 4 for name, n in sizes.items() if n}
     result = dict(plan)
-    if len(sizes) < 2 or not wanted:
+    if len(wanted) < 2:
         return result
     mean = sum(sizes[name] * one for name, one in wanted.items()) / sum(sizes[name] for name in wanted)
     most = math.log2(_MOST)
-    for name in sizes:
-        octaves = min(most, max(-most, wanted.get(name, math.inf) - mean))
+    for name, one in wanted.items():
+        octaves = min(most, max(-most, one - mean))
         factor = 2.0 ** (round(_GRID * octaves) / _GRID)
-        rule = dataclasses.replace(rules[name], step=factor * rules[name].step, price=factor)
-        result[name] = dataclasses.replace(plan[name], share=rule)
+        rule = rules[name]
+        price = factor if rule.slope is None else 1.0
+        weighed = dataclasses.replace(rule, step=factor * rule.step, price=price)
+        result[name] = dataclasses.replace(plan[name], share=weighed)
     return result

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence, Sized
 from typing import Any
 
 import torch
@@ -106,7 +107,8 @@ def calibrate(
     DcompressWarning
         Weights with two dimensions or more of which nothing is known; `Calibration.skipped` says why.
     """
-    _check(model, batches, forward, loss, max_columns=max_columns, holdout=holdout)
+    checked = {"max_columns": max_columns, "holdout": holdout, "sensitivity": sensitivity}
+    _check(model, batches, forward, loss, **checked)
     settings: dict[str, Any] = {"holdout": holdout, "max_columns": max_columns}
     settings |= {"progress": progress, "sensitivity": sensitivity}
     if recipe is None:
@@ -172,7 +174,8 @@ class _Gathered:
         static = _gather(collector, plain, watched, n_all, forward, loss, holdout, progress)
 
         def run(one: nn.Module, batch: Any) -> None:
-            _run(one, _copied(batch), forward or loss)
+            with torch.set_grad_enabled(loss is not None):
+                _run(one, _copied(batch), forward or loss)
 
         settings = {"holdout": holdout, "max_columns": max_columns, "progress": progress}
         return cls(static, plain, run, probes, collector.n_calls, settings)
@@ -183,12 +186,12 @@ class _Gathered:
             return self.static
         try:
             found = measure_sensitivity(self.model, self.probes, self.run, self.static, recipe)
-        except EncodeError as error:
-            if recipe is not None:
-                raise
-            notes = (*self.static.notes, f"sensitivity is not known: {error}")
-            return dataclasses.replace(self.static, notes=notes)
-        return dataclasses.replace(self.static, sensitivity=found)
+        except Exception as error:  # noqa: BLE001 (files are good without it, and the model is the user's)
+            found, why = {}, f"{type(error).__name__}: {error}"
+        else:
+            why = "" if found else "there are no two tensors of one step, or outputs do not tell"
+        notes = (f"sensitivity is not known: {why}",) if why else ()
+        return dataclasses.replace(self.static, sensitivity=found, notes=(*self.static.notes, *notes))
 
     def layer_by_layer(self, batches: Sequence[Any], recipe: Recipe, effort: int) -> Calibration:
         """Return statistics for one recipe."""
@@ -229,15 +232,26 @@ def _copied(batch: Any) -> Any:
     """Return a batch whose tensors are copies, in lists, tuples and dicts too."""
     if isinstance(batch, Tensor):
         return batch.clone()
-    if isinstance(batch, Mapping):
-        return {name: _copied(value) for name, value in batch.items()}
+    if isinstance(batch, MutableMapping):
+        other = copy.copy(batch)
+        other.update({name: _copied(value) for name, value in batch.items()})
+        return other
     if type(batch) in (list, tuple):
         return type(batch)(_copied(one) for one in batch)
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(_copied(one) for one in batch))
     return batch
 
 
 def _check(
-    model: object, batches: object, forward: object, loss: object, *, max_columns: object, holdout: object
+    model: object,
+    batches: object,
+    forward: object,
+    loss: object,
+    *,
+    max_columns: object,
+    holdout: object,
+    sensitivity: object,
 ) -> None:
     """Refuse arguments of another kind."""
     if not isinstance(model, nn.Module):
@@ -249,6 +263,8 @@ def _check(
     for name, value, least in (("max_columns", max_columns, 1), ("holdout", holdout, 0)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise EncodeError(f"{name} must be an integer of at least {least}, not {value!r}")
+    if not isinstance(sensitivity, bool):
+        raise EncodeError(f"sensitivity must be True or False, not {sensitivity!r}")
     if holdout == 1:
         raise EncodeError("holdout of 1 would hold out every batch")
     if forward is not None and loss is not None:

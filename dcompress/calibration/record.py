@@ -58,8 +58,8 @@ class Calibration(Mapping[str, Moments]):
         And for this effort. See `serves` and `plain`.
     sensitivity : mapping of str to float
         Of weight tensors: the squared error of the model's outputs, relative to their variance, for a tensor
-        that alone is rounded to multiples of a step, divided by the square of that step. At least 0. See
-        `dcompress.step_weights`.
+        that alone is rounded to multiples of a step, divided by the square of that step. At least 0; 0, or no
+        entry, if nothing was found out. See `dcompress.step_weights`.
     """
 
     moments: Mapping[str, Moments]
@@ -233,7 +233,7 @@ class Calibration(Mapping[str, Moments]):
                 read_count(content["effort"]),
                 {str(name): _size(value) for name, value in content.get("sensitivity", {}).items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
             fail(f"is damaged: {type(error).__name__}: {shortened(error)}")
 
     def __str__(self) -> str:

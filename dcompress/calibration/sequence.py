@@ -26,7 +26,7 @@ from dcompress.calibration.moments import Moments
 from dcompress.calibration.readers import Reading, find_reader
 from dcompress.calibration.record import Calibration
 from dcompress.calibration.restoring import as_it_was
-from dcompress.calibration.sensitivity import as_tensor
+from dcompress.calibration.sensitivity import RunModel, as_tensor
 from dcompress.calibration.sums import Sums
 from dcompress.checkpoint import checkpoint_from_state_dict
 from dcompress.compression import compress_checkpoint, compress_tensor
@@ -38,8 +38,6 @@ from dcompress.stages import SharedTensor, TensorData
 __all__ = ["layer_by_layer"]
 
 _SAME = 1e-3  # of the largest sum of inputs: what batches of other sizes may differ by
-
-RunModel = Callable[[nn.Module, Any], None]
 
 
 def layer_by_layer(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +35,9 @@ from dcompress.cli.targets import (
 )
 
 if TYPE_CHECKING:
-    from dcompress.calibration import Calibration
     from dcompress.encode import EncodedFrame
     from dcompress.recipe import Recipe
     from dcompress.report import FileReport
-    from dcompress.rules import TensorRecipe
     from dcompress.stages import Checkpoint
     from dcompress.step_search import Found
     from dcompress.targets import Target
@@ -196,8 +193,8 @@ def encode(
             else:
                 with atomic_writer(target, overwrite=force) as file:
                     frame.write(file)
-    _note_large_changes(session, checkpoint, frame, recipe)
-    report = _report(frame, recipe, _plan(checkpoint, recipe, known) if dry_run else None)
+    _note_large_changes(session, frame, recipe)
+    report = _report(frame, recipe, with_plan=dry_run)
     if as_json:
         reached = None if found is None else target_to_dict(found)
         head = {"model": model, "output": None if dry_run else target, "target": reached}
@@ -249,39 +246,27 @@ def _encode(
     return frame, found
 
 
-def _plan(checkpoint: Checkpoint, recipe: Recipe, known: Calibration | None) -> dict[str, TensorRecipe]:
-    """Return what is done to each tensor."""
-    from dcompress.stages import tensor_specs
-    from dcompress.step_weights import weigh_steps
-
-    specs = tensor_specs(checkpoint.tensors)
-    plan = recipe.plan(specs)
-    return plan if known is None else weigh_steps(plan, specs, known.sensitivity)
-
-
-def _report(frame: EncodedFrame, recipe: Recipe, plan: Mapping[str, TensorRecipe] | None) -> FileReport:
+def _report(frame: EncodedFrame, recipe: Recipe, *, with_plan: bool) -> FileReport:
     """Return what became of the model."""
     from dcompress.container.reader import read_directory
     from dcompress.limits import UNLIMITED
     from dcompress.report import Outcome, report_directory
 
     outcomes = {report.name: Outcome(report.sqnr, report.n_kept) for report in frame.reports}
-    return report_directory(read_directory(frame.head, UNLIMITED), outcomes, recipe.to_dict(), plan)
+    return report_directory(
+        read_directory(frame.head, UNLIMITED), outcomes, recipe.to_dict(), frame.plan if with_plan else None
+    )
 
 
-def _note_large_changes(
-    session: Session, checkpoint: Checkpoint, frame: EncodedFrame, recipe: Recipe
-) -> None:
+def _note_large_changes(session: Session, frame: EncodedFrame, recipe: Recipe) -> None:
     """Say which tensors a preset, not the user, has changed so much that the model may fail."""
     from dcompress.cli.tables import decibels
-    from dcompress.stages import tensor_specs
 
     if recipe.preset == "balanced":
         return
-    plan = recipe.plan(tensor_specs(checkpoint.tensors))
     changed = {}
     for report in frame.reports:
-        planned = plan[report.name]
+        planned = frame.plan[report.name]
         asked = planned.explicit if planned.prune is None else planned.explicit_prune
         if report.sqnr < _LARGE_CHANGE and not asked:
             changed[report.name] = report.sqnr

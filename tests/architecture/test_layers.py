@@ -155,7 +155,7 @@ SIBLINGS = {
     **{
         name: _CALIBRATION
         | {"calibration.moments", "calibration.record", "checkpoint", "safetensors_file"}
-        | {"compression", "recipe", "rules", "settings"}
+        | {"compression", "rate_groups", "recipe", "rules", "settings"}
         for name in _CALIBRATION
     },
     "metric_search": {"torch"},

@@ -53,7 +53,7 @@ def test_steps_of_ones_own_stay_as_do_tensors_that_are_not_rounded():
 def test_no_step_is_beyond_all_bounds():
     found = steps(Recipe(step=0.1), {"large": 1.0, "small": 1e9, "other": 0.0})
     assert found["small"][0] == pytest.approx(0.1 / 8)
-    assert found["other"][0] == pytest.approx(0.1 * 8)  # nothing is felt of it
+    assert found["other"] == (0.1, 1.0)  # nothing was found out, as of a part that the batches did not use
     assert steps(Recipe(step=0.1), {"large": 0.0, "small": 0.0})["large"] == (0.1, 1.0)
     assert steps(Recipe(step=0.1), {})["large"] == (0.1, 1.0)
 
@@ -61,3 +61,9 @@ def test_no_step_is_beyond_all_bounds():
 def test_the_last_bits_of_a_measurement_change_nothing():
     one, other = ({"large": 1.0, "small": 30 * (1 + x)} for x in (0, 1e-6))
     assert steps(Recipe(step=0.1), one) == steps(Recipe(step=0.1), other)
+
+
+def test_a_slope_that_was_asked_for_stays():
+    found = steps(Recipe(step=0.1, slope=0.2), {"large": 1.0, "small": 16.0})
+    assert found["small"][1] == found["large"][1] == 1.0
+    assert found["small"][0] < 0.1
