@@ -140,10 +140,12 @@ def test_grids_round_and_pass_gradients():
     start = torch.tensor([[0.12, -0.31, 0.04], [0.26, 0.0, -0.14]])
     with torch.no_grad():
         model.weight.copy_(start)
-    grids = Grids(model, {"weight": 0.1})
+        model.bias.copy_(torch.tensor([0.5, -0.2504]))
+    grids = Grids(model, {"weight": 0.1, "bias": 0.001})
     grids.place()
     rounded = torch.tensor([[0.1, -0.3, 0.0], [0.3, 0.0, -0.1]])
     assert torch.allclose(model.weight, rounded)
+    assert torch.allclose(model.bias, torch.tensor([0.5, -0.25]))  # hundreds of steps
     model(torch.tensor([[1.0, 2.0, 3.0]])).sum().backward()
     grids.collect()
     assert model.weight.grad is None

@@ -1,0 +1,110 @@
+"""The training loop of the reproduction with ResNet-20: weights on grids, a teacher, and bits at a price."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from resnet20_data import Bank
+from resnet20_grids import Grids
+from torch import Tensor, nn
+from torch.nn import functional
+
+COUNTED_EVERY = 4  # steps
+WARMUP = 50  # steps
+LAST_RATE = 0.02  # of the highest
+
+
+@dataclass(frozen=True)
+class Loop:
+    """How each file's weights are trained, with Adam and one cosine of the learning rate.
+
+    Attributes
+    ----------
+    prices : tuple of float
+        What a bit a weight of all matrices and kernels adds to the loss; for each file one, each going on
+        from where the last one ended.
+    epochs, batch : int
+        For each file: passes over the training images (each time one copy of each), and images a step.
+    rate : float
+        Highest learning rate.
+    temperature : float
+        Of what the teacher says.
+    """
+
+    prices: tuple[float, ...]
+    epochs: int = 8
+    batch: int = 128
+    rate: float = 5e-4
+    temperature: float = 2.0
+
+
+def fit(
+    model: nn.Module,
+    grids: Grids,
+    charged: list[str],
+    bank: Bank,
+    loop: Loop,
+    price: float,
+    generator: torch.Generator,
+    *,
+    run: Callable[[Tensor], Tensor] | None = None,
+    after_epoch: Callable[[int, float], None] | None = None,
+) -> None:
+    """Train the weights on grids to do as a teacher does, bits at a price; norms stay as in evaluation.
+
+    Parameters
+    ----------
+    model : Module
+        It has the rounded weights in the end.
+    grids : Grids
+        Of its weights.
+    charged : list of str
+        The tensors whose bits have a price.
+    bank : Bank
+        Images with the teacher's answers.
+    loop : Loop
+        Settings.
+    price : float
+        One of the loop's.
+    generator : Generator
+        Chooses images and copies.
+    run : callable, optional
+        The model, compiled.
+    after_epoch : callable, optional
+        Called with the number of epochs so far and the mean loss of the last one.
+    """
+    optimizer = torch.optim.Adam(grids.beneath.values(), loop.rate)
+    total, step = loop.epochs * math.ceil(len(bank) / loop.batch), 0
+    model.eval()
+    for epoch in range(1, loop.epochs + 1):
+        lost = 0.0
+        for chosen in torch.randperm(len(bank), generator=generator).split(loop.batch):
+            cosine = 0.5 * (1 + math.cos(math.pi * step / total))
+            for group in optimizer.param_groups:
+                group["lr"] = loop.rate * min(1.0, (step + 1) / WARMUP) * max(LAST_RATE, cosine)
+            images, judged = bank.batch(chosen, generator)
+            grids.place()
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = (model if run is None else run)(images)
+            loss = divergence(logits.float(), judged, loop.temperature)
+            torch.autograd.backward(loss)
+            grids.collect()
+            if step % COUNTED_EVERY == 0:
+                grids.count()
+            grids.charge(price, charged)
+            optimizer.step()
+            lost += float(loss.detach()) * len(chosen) / len(bank)
+            step += 1
+        grids.place()
+        if after_epoch is not None:
+            after_epoch(epoch, lost)
+
+
+def divergence(logits: Tensor, judged: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return the mean Kullback-Leibler divergence from a teacher's answers, times the temperature squared."""
+    said, wanted = ((one / temperature).log_softmax(1) for one in (logits, judged))
+    mean = functional.kl_div(said, wanted, reduction="batchmean", log_target=True)
+    return mean * temperature**2
