@@ -106,7 +106,10 @@ def test_signals_leave_nothing_behind(folder, number, code):
     os.mkfifo(folder / "never")
     before = sorted(folder.iterdir())
     script = (
-        "import sys, time, dcompress.encode as e\n"
+        "import signal, sys, time, dcompress.encode as e\n"
+        # By nohup, or behind a shell's &, some of these are ignored, and children inherit that.
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def write(self, stream):\n"
         "    stream.write(b'part'); stream.flush(); print('writing', flush=True); time.sleep(60)\n"
         "e.EncodedFrame.write = write\n"
