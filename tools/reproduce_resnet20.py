@@ -68,7 +68,7 @@ def main(
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(threads)
     try:
-        settings = Settings(Loop((5.0,))) if recipe is None else read_settings(recipe)
+        settings = Settings(Loop((5.0, 9.0))) if recipe is None else read_settings(recipe)
         split, dense = load_split(data, settings.n_held_out), load_dense(models / FILE)
         for folder in (out, work or out):
             folder.mkdir(parents=True, exist_ok=True)

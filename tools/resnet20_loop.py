@@ -35,9 +35,9 @@ class Loop:
     """
 
     prices: tuple[float, ...]
-    epochs: int = 8
+    epochs: int = 16
     batch: int = 128
-    rate: float = 5e-4
+    rate: float = 6e-4
     temperature: float = 2.0
 
 

@@ -61,7 +61,7 @@ class Settings:
     """
 
     loop: Loop
-    step: float = 0.148
+    step: float = 0.17
     slope: float = 0.08
     n_samples: int = 512
     n_copies: int = 8
