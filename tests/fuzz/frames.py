@@ -531,7 +531,7 @@ def sealed(frame: Frame) -> bytes:
                         total, n_kept = total + part, n_kept + kept
                     counts = {"n_kept": n_kept} if record.coder in RUN_CODERS else {}
                     entries[number] = replace(entries[number], digest=fold(total), **counts)
-    except (DecodeError, AttributeError):
+    except (DecodeError, AttributeError, TypeError):  # or what was an alias is read as a tensor
         return data
     return written(replace(frame, entries=entries))
 
