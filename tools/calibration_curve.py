@@ -25,9 +25,10 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from calibration_networks import KINDS, Subject, fill, load_subject
+from calibration_networks import KINDS, Subject, load_subject
 from calibration_tables import DENSE, METHODS, NNCODEC, draw, print_levels, print_rows, print_smallest
 from peer_client import Peers, Row
+from resnet20 import fill
 from torch import Tensor, nn
 from torch.nn import functional
 

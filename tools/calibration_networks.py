@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from resnet20 import Images as CifarImages
-from resnet20 import ResNet20
+from resnet20 import ResNet20, fill
 from resnet20 import load_images as load_cifar
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -195,21 +195,6 @@ def load_mnist_parts(data: Path) -> Parts:
     train, held_out = known.part(0, split), known.part(split, len(known.labels))
     a, b, c = (CifarImages(part.pixels, part.labels) for part in (train, held_out, test))
     return a, b, c
-
-
-def fill(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load weights into a model and put it into evaluation mode; counters of batches may be missing.
-
-    Raises
-    ------
-    KeyError
-        They are not those of the model.
-    """
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    wrong = [name for name in missing if not name.endswith("num_batches_tracked")] + unexpected
-    if wrong:
-        raise KeyError(f"weights of another model: {', '.join(wrong)}")
-    model.eval()
 
 
 def fit(model: nn.Module, train: CifarImages, epochs: int, seed: int) -> None:

@@ -88,7 +88,7 @@ def main(
                 click.echo(str(rows[-1]), err=True)
         print_table("ResNet-20 on CIFAR-10, read back from the files", rows, COLUMNS)
     except (DcompressError, OSError, ValueError, KeyError) as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {error.args[0] if isinstance(error, KeyError) else error}", err=True)
         sys.exit(2)
 
 

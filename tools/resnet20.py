@@ -100,6 +100,21 @@ def load_images(path: Path) -> Images:
     return Images((pixels - mean) / std, labels)
 
 
+def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load weights into a model and put it into evaluation mode; counters of batches may be missing.
+
+    Raises
+    ------
+    KeyError
+        They are not those of the model.
+    """
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    wrong = [name for name in missing if not name.endswith(COUNTER)] + list(unexpected)
+    if wrong:
+        raise KeyError(f"weights of another model: {', '.join(wrong)}")
+    model.eval()
+
+
 @torch.no_grad()
 def evaluate(weights: Mapping[str, NDArray[np.float32]], images: Images) -> tuple[float, float]:
     """Return accuracy in percent and mean cross-entropy.

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 from peer_client import Row
-from resnet20 import COUNTER, ResNet20
+from resnet20 import COUNTER, ResNet20, fill
 from resnet20_data import Bank, Split, logits_of, normalised
 from resnet20_grids import Grids
 from resnet20_loop import Loop, divergence, fit
@@ -104,7 +104,6 @@ class Run:
         bank = self._bank()
         model = ResNet20().to(memory_format=torch.channels_last)
         fill(model, floats(self.dense))
-        model.eval()
         fold_norms(model)
         kernels = kernels_of(model)
         dense = {name: model.get_parameter(name).detach().clone() for name in kernels}
@@ -193,7 +192,7 @@ def load_dense(path: Path) -> ResNet20:
     """Return the dense network, in evaluation mode."""
     model = ResNet20().to(memory_format=torch.channels_last)
     fill(model, load_file(path))
-    return cast("ResNet20", model.eval())
+    return cast("ResNet20", model)
 
 
 def floats(model: nn.Module) -> Weights:
@@ -201,20 +200,6 @@ def floats(model: nn.Module) -> Weights:
     return {
         name: value.contiguous() for name, value in model.state_dict().items() if not name.endswith(COUNTER)
     }
-
-
-def fill(model: nn.Module, weights: Weights) -> None:
-    """Load what `floats` returns into a model.
-
-    Raises
-    ------
-    ValueError
-        It is of another model.
-    """
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    wrong = [name for name in missing if not name.endswith(COUNTER)] + list(unexpected)
-    if wrong:
-        raise ValueError(f"weights of another model: {wrong[0]}")
 
 
 def kernels_of(model: nn.Module) -> list[str]:

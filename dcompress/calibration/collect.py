@@ -107,15 +107,28 @@ def calibrate(
     DcompressWarning
         Weights with two dimensions or more of which nothing is known; `Calibration.skipped` says why.
     """
-    checked = {"max_columns": max_columns, "holdout": holdout, "sensitivity": sensitivity}
-    _check(model, batches, forward, loss, **checked)
-    settings: dict[str, Any] = {"holdout": holdout, "max_columns": max_columns}
-    settings |= {"progress": progress, "sensitivity": sensitivity}
+    _check(
+        model,
+        batches,
+        forward,
+        loss,
+        max_columns=max_columns,
+        holdout=holdout,
+        sensitivity=sensitivity,
+    )
+    check_effort(effort)
+    settings: dict[str, Any] = {
+        "holdout": holdout,
+        "max_columns": max_columns,
+        "progress": progress,
+        "sensitivity": sensitivity,
+    }
     if recipe is None:
         return _Gathered.of(model, batches, forward, loss, **settings).with_sensitivity(None)
     if loss is not None:
         raise EncodeError("statistics layer by layer have no use for a loss: leave it out")
-    return calibrator(model, batches, forward=forward, effort=effort, **settings)(as_recipe(recipe))
+    chosen = as_recipe(recipe)
+    return calibrator(model, batches, forward=forward, effort=effort, **settings)(chosen)
 
 
 def calibrator(
@@ -124,19 +137,12 @@ def calibrator(
     """Return what calibrates a model layer by layer for one recipe after the other.
 
     Arguments and errors are those of `calibrate`, which see. What does not depend on the recipe is gathered
-    once, at the first recipe.
+    once, here.
     """
-    check_effort(effort)
     kept = list(batches)
-    known: list[_Gathered] = []
-
-    def for_recipe(recipe: Recipe) -> Calibration:
-        if not known:
-            # Each run has its own copies: a model may change its input in place.
-            known.append(_Gathered.of(model, _Copies(kept), loss=None, **settings))
-        return known[0].layer_by_layer(kept, recipe, effort)
-
-    return for_recipe
+    # Each run has its own copies: a model may change its input in place.
+    gathered = _Gathered.of(model, _Copies(kept), **settings)
+    return lambda recipe: gathered.layer_by_layer(kept, recipe, effort)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -70,15 +70,7 @@ RECIPES = {
     """,
 }
 
-
-@pytest.fixture(autouse=True)
-def tools_on_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(deterministic)
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
+pytestmark = pytest.mark.usefixtures("tools_on_path")
 
 
 @pytest.fixture(scope="module")

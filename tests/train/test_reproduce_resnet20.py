@@ -32,15 +32,7 @@ epochs = 3
 batch = 16
 """
 
-
-@pytest.fixture(autouse=True)
-def tools_on_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    yield
-    if torch.are_deterministic_algorithms_enabled() != deterministic:  # the first call takes seconds
-        torch.use_deterministic_algorithms(deterministic)
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("tools_on_path")
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +68,9 @@ def run(*arguments):
 
 def test_from_images_to_files(folder, network, tmp_path, monkeypatch):
     import resnet20_runs
-    from resnet20 import ResNet20
+    from resnet20 import ResNet20, fill
     from resnet20_data import load_split, logits_of
-    from resnet20_runs import fill, floats
+    from resnet20_runs import floats
 
     recipe, out = tmp_path / "tiny.toml", tmp_path / "out"
     recipe.write_text(RECIPE)
@@ -110,9 +102,9 @@ def test_from_images_to_files(folder, network, tmp_path, monkeypatch):
 
 
 def test_folding_norms_changes_no_output(network):
-    from resnet20 import ResNet20
+    from resnet20 import ResNet20, fill
     from resnet20_norms import fold_norms, vector_steps
-    from resnet20_runs import fill, floats
+    from resnet20_runs import floats
 
     with torch.no_grad():
         network.layer2[0].conv1.weight[3] = 0
