@@ -31,7 +31,6 @@ from dcompress.packing import (
     encode_group,
     encode_tensor,
     prepare,
-    recognise,
     word_source,
 )
 from dcompress.profiles import PROFILES, Profile
@@ -39,7 +38,7 @@ from dcompress.recipe import Recipe, TensorRecipe
 from dcompress.settings import DEFAULT_EFFORT
 from dcompress.stages import Checkpoint, SharedTensor, TensorData, TensorSpec, tensor_specs
 
-__all__ = ["EncodedFrame", "TensorReport", "encode_checkpoint", "encode_tensor", "recognise"]
+__all__ = ["EncodedFrame", "TensorReport", "encode_checkpoint", "encode_tensor"]
 
 Progress = Callable[[int], None]
 _RECEIPT_VERSION = 1

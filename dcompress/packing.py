@@ -18,18 +18,17 @@ from dcompress.checksum import fold, partial_sum
 from dcompress.choice import Choice, choose_plain, choose_shared, table_bytes
 from dcompress.coding import Codebook
 from dcompress.coding.context import lanes_of
-from dcompress.coding.tables import ascending_order
-from dcompress.constants import CODER_CONTEXT, CODER_RAW, MAX_LABELS, RUN_CODERS, SHARED_CODERS
+from dcompress.constants import CODER_CONTEXT, CODER_RAW, RUN_CODERS, SHARED_CODERS
 from dcompress.container.writer import CodedTensor
 from dcompress.grid import GridTensor, fits_grid
 from dcompress.modelling import ContextModel, fit_contexts
 from dcompress.profiles import FULL, Profile
+from dcompress.recognition import recognise
 from dcompress.settings import DEFAULT_EFFORT
 from dcompress.stages import SharedTensor, TensorData, Words
-from dcompress.values import find_values
 from dcompress.views import Candidate
 
-__all__ = ["GROUP_WORDS", "Prepared", "encode_group", "encode_tensor", "prepare", "recognise", "word_source"]
+__all__ = ["GROUP_WORDS", "Prepared", "encode_group", "encode_tensor", "prepare", "word_source"]
 
 GROUP_WORDS = 1 << 24  # words of the tensors that are fitted together, beyond which the next group begins
 # By effort: how often classes are moved, and how many neighbours count; of several tries the best is taken.
@@ -81,36 +80,6 @@ class Prepared:
     def n_words(self) -> int:
         """Words of the tensor."""
         return _size(self.tensor)
-
-
-def recognise(tensor: TensorData, max_labels: int = MAX_LABELS) -> SharedTensor | None:
-    """Return a tensor of few distinct values as labels and codebook, exactly; None if it has many.
-
-    Notes
-    -----
-    The bound is 4,096 values, the largest alphabet of the format: beyond it, byte planes come out smaller.
-    """
-    n_words = tensor.words.size
-    if n_words == 0:
-        return None
-
-    def label_order(values: Words) -> NDArray[np.intp]:
-        # Label 0 means the word 0; the others follow in ascending order of value.
-        order = ascending_order(tensor.dtype, values)
-        return np.concatenate([order[values[order] == 0], order[values[order] != 0]])
-
-    def rank(values: Words) -> NDArray[np.uint16]:
-        ranks = np.empty(values.size, np.uint16)
-        ranks[label_order(values)] = np.arange(values.size, dtype=np.uint16)
-        return ranks
-
-    found = find_values(tensor.words, min(max_labels, n_words // 4 + 1), rank)
-    if found is None:
-        return None
-    values, labels = found
-    codebook = values[label_order(values)]
-    has_zero = bool(codebook[0] == 0)
-    return SharedTensor(tensor.dtype, tensor.shape, codebook[None, has_zero:], labels, has_zero)
 
 
 def _size(tensor: TensorData | SharedTensor) -> int:

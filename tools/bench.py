@@ -29,10 +29,11 @@ from numpy.typing import NDArray
 from dcompress.choice import choose_plain, choose_shared
 from dcompress.constants import DTYPE_BY_NAME
 from dcompress.decode import open_frame
-from dcompress.encode import EncodedFrame, encode_checkpoint, encode_tensor, recognise
+from dcompress.encode import EncodedFrame, encode_checkpoint, encode_tensor
 from dcompress.kmeans import cluster
 from dcompress.prune import prune, sparsity_mask
 from dcompress.recipe import Recipe
+from dcompress.recognition import recognise
 from dcompress.share import share
 from dcompress.stages import Checkpoint, TensorData, Words, word_dtype
 

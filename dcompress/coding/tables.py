@@ -14,7 +14,7 @@ from dcompress.stages import Words, word_dtype
 __all__ = ["read_code", "read_codebook", "sort_keys", "write_code", "write_codebook"]
 
 _KIND_COUNT = 0
-_EVEN_TYPES = ("float16", "bfloat16", "float32")
+_PRECISION = {"float16": 11, "bfloat16": 8, "float32": 24}  # bits, where values can be multiples of a step
 
 
 def sort_keys(dtype: DType, words: Words) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
@@ -55,7 +55,7 @@ def ascending_order(dtype: DType, words: Words) -> NDArray[np.intp]:
 
 def may_be_even(dtype: DType, n_groups: int, has_zero: bool, n_centroids: int) -> bool:
     """Return whether a codebook can stand as multiples of a step: it says so in a bit of its own."""
-    return dtype.name in _EVEN_TYPES and n_groups == 1 and has_zero and n_centroids > 0
+    return dtype.name in _PRECISION and n_groups == 1 and has_zero and n_centroids > 0
 
 
 def even_values(dtype: DType, step: np.float32, n_negative: int, n_centroids: int) -> Words:
@@ -77,6 +77,12 @@ def even_values(dtype: DType, step: np.float32, n_negative: int, n_centroids: in
     return brain
 
 
+def rounding_of(values: NDArray[np.float64], dtype: DType) -> NDArray[np.float64]:
+    """Return by how much a type may have rounded each of some normal numbers: half of its last place."""
+    half: NDArray[np.float64] = np.ldexp(0.5, np.frexp(values)[1] - _PRECISION[dtype.name])
+    return half
+
+
 def even_step(dtype: DType, values: Words, n_negative: int) -> np.float32 | None:
     """Return the step that ascending values are multiples of, None if there is none."""
     shift = 16 if dtype.name == "bfloat16" else 0
@@ -84,10 +90,15 @@ def even_step(dtype: DType, values: Words, n_negative: int) -> np.float32 | None
         wide = values.view(np.float16).astype(np.float32)
     else:
         wide = (values.astype(np.uint32) << np.uint32(shift)).view(np.float32)
-    ends = (-n_negative, wide[0]) if n_negative else (values.size, wide[-1])
-    nearest = wide[n_negative] if n_negative < values.size else -wide[-1]
+    places = np.arange(-n_negative, values.size - n_negative + 1)
+    places = places[places != 0]
     with np.errstate(all="ignore"):  # codebooks may have NaNs and infinities
-        steps = (nearest, np.float32(ends[1] / ends[0]))
+        # What the step is between, by each value: the smallest one says it exactly in a wide enough type.
+        exact = wide.astype(np.float64)
+        quotients = exact / places
+        reach = rounding_of(exact, dtype) / np.abs(places)
+        bounds = (quotients - reach).max(), (quotients + reach).min()
+        steps = np.float32(quotients[np.abs(places).argmin()]), np.float32(sum(bounds) / 2)
     for step in steps:
         if not (np.isfinite(step) and step > 0):
             continue

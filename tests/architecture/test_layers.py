@@ -75,7 +75,7 @@ LAYERS = (
     | {"floats", "prune", "prune_feedback", "prune_rules", "kmeans", "share", "matrices", "prices"}
     | {"blas", "feedback", "feeding", "rate", "rate_groups"}
     | {"compression", "choice", "scopes", "step_weights"}
-    | {"grid", "views", "clusters", "modelling", "packing"}
+    | {"grid", "views", "clusters", "modelling", "packing", "recognition"}
     | {"atomic", "safetensors_file", "npz_file", "torch_file", "checkpoint", "model_file"}
     | {"evaluation", "calibration", "calibration.moments", "calibration.moments_file", "calibration.record"}
     | _CALIBRATION,
@@ -132,7 +132,8 @@ SIBLINGS = {
     "prune_feedback": {"blas", "feedback"},
     "views": {"grid"},
     "modelling": {"clusters", "grid", "prices", "views"},
-    "packing": {"choice", "grid", "modelling", "settings", "views"},
+    "packing": {"choice", "grid", "modelling", "recognition", "settings", "views"},
+    "recognition": {"floats"},
     "rate": {"feedback", "feeding", "floats", "modelling", "prices"},
     "rate_groups": {"feedback", "floats", "grid", "prices", "rate", "rules", "settings"},
     "prune_rules": {"calibration", "feedback", "floats", "prune", "prune_feedback", "rules", "settings"},

@@ -13,9 +13,10 @@ from dcompress.coding import CODERS
 from dcompress.constants import CODER_PLANES, CODER_RAW, DTYPE_BY_NAME, DTYPES, MAX_LABELS, SHARED_CODERS
 from dcompress.decibels import to_decibels
 from dcompress.decode import open_frame
-from dcompress.encode import encode_checkpoint, encode_tensor, measure_error, recognise
+from dcompress.encode import encode_checkpoint, encode_tensor, measure_error
 from dcompress.errors import EncodeError, RecipeError
 from dcompress.recipe import Recipe, Rule
+from dcompress.recognition import recognise
 from dcompress.stages import Checkpoint, SharedTensor, TensorData, word_dtype
 from tests.checks import assert_same, frame_of, read_everything
 from tests.strategies import random_codebook, random_words, tensors
@@ -50,8 +51,8 @@ def test_recognised_tensors_gather_to_the_same_words(tensor):
         assert n_values > min(MAX_LABELS, tensor.words.size // 4 + 1)
         return
     assert_same({"w": shared.gather()}, {"w": tensor})
-    assert shared.n_labels == n_values
-    assert shared.has_zero == bool((tensor.words == 0).any())
+    assert shared.n_labels >= n_values  # more if they are multiples of a step
+    assert shared.has_zero >= bool((tensor.words == 0).any())
     assert not (shared.has_zero and (shared.codebook == 0).any())
 
 

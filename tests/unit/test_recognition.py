@@ -1,0 +1,102 @@
+"""Tensors that are shared already are recognised: few values, or multiples of a step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import dcompress.numpy as dcz
+from dcompress.coding.tables import even_step
+from dcompress.constants import DTYPE_BY_NAME
+from dcompress.floats import narrow
+from dcompress.recognition import find_step, recognise
+from dcompress.stages import TensorData
+from tests.strategies import seeds
+
+DTYPES = ("float16", "bfloat16", "float32")
+
+
+def tensor_of(values, dtype="float32"):
+    words = narrow(np.asarray(values, np.float32), DTYPE_BY_NAME[dtype])
+    return TensorData(DTYPE_BY_NAME[dtype], words.shape, words)
+
+
+def on_grid(places, step, dtype="float32"):
+    return tensor_of(np.asarray(places, np.float32) * np.float32(step), dtype)
+
+
+@given(
+    st.sampled_from(DTYPES),
+    st.floats(2.0**-10, 10, width=32),
+    st.integers(1, 60),
+    st.integers(1, 400),
+    seeds,
+)
+def test_multiples_of_a_step_come_back_and_are_known_by_it(dtype, step, most, n_words, seed):
+    places = np.random.default_rng(seed).integers(-most, most + 1, n_words)
+    tensor = on_grid(places, step, dtype)
+    shared = recognise(tensor)
+    n_values = np.unique(places[places != 0]).size
+    if shared is not None:
+        np.testing.assert_array_equal(shared.gather().words, tensor.words)
+    if dtype == "float32" and n_values >= max(3, most):  # so no more than half of the multiples are missing
+        assert shared is not None
+        assert shared.has_zero
+        assert even_step(tensor.dtype, shared.codebook[0], -min(0, int(places.min()))) is not None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gaps_are_filled_and_the_codebook_is_a_step(dtype):
+    places = np.array([-9, -4, -3, 2, 5, 6] * 8)
+    shared = recognise(on_grid(places, 0.371, dtype))
+    assert shared.has_zero  # which no word uses
+    assert shared.n_centroids == 15
+    assert even_step(shared.dtype, shared.codebook[0], 9) is not None  # which the codebook is written by
+    np.testing.assert_array_equal(shared.gather().words, on_grid(places, 0.371, dtype).words)
+
+
+def test_a_few_multiples_far_apart_keep_their_own_codebook():
+    shared = recognise(tensor_of([0.5, 1.0, 40.0, 0.0] * 9))
+    assert shared.n_centroids == 3
+
+
+def test_as_many_multiples_as_weights():
+    places = np.arange(-20, 21)
+    assert recognise(on_grid(places, 0.1)).n_labels == 41
+    assert recognise(tensor_of(np.sqrt(np.arange(1, 41)))) is None
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[], [0.0], [np.inf, 1.0], [np.nan], [1.0, 1.234567, 1.7], [1e-45, 1.0], [1.0, 3000.0]],
+    ids=["nothing", "zero", "infinity", "nan", "no step", "too fine", "too many"],
+)
+def test_no_step(values):
+    assert find_step(np.array(values), np.full(len(values), 1e-8), 2000) is None
+
+
+def test_the_step_may_be_a_part_of_the_smallest_gap():
+    for places in ([1], [-1, 2], [2, 5], [3, -7, 11]):
+        step = find_step(np.array(places) * 0.25, np.full(len(places), 1e-8), 2000)
+        assert step == pytest.approx(0.25)
+
+
+def test_zeros_with_a_sign_stay_what_they_are():
+    tensor = tensor_of(np.array([1.0, 2.0, 3.0] * 8))
+    words = tensor.words.copy()
+    words[0] = 0x80000000
+    again = recognise(TensorData(tensor.dtype, tensor.shape, words))
+    np.testing.assert_array_equal(again.gather().words, words)
+
+
+def test_weights_on_a_grid_and_their_biases_take_little_in_a_file():
+    rng = np.random.default_rng(5)
+    places = {"weight": rng.integers(-3, 4, (40, 30)), "bias": rng.integers(-15, 16, 40)}
+    grids = {name: value.astype(np.float32) * np.float32(0.07) for name, value in places.items()}
+    odd = {name: np.where(value == 0, 0, value + 1e-6).astype(np.float32) for name, value in grids.items()}
+    small, large = dcz.save(grids, recipe="lossless"), dcz.save(odd, recipe="lossless")
+    assert len(large) - len(small) > 100
+    for name, value in dcz.load(small).items():
+        np.testing.assert_array_equal(value, grids[name])
