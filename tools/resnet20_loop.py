@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from resnet20_data import Bank
-from resnet20_grids import Grids
 from torch import Tensor, nn
 from torch.nn import functional
 
-COUNTED_EVERY = 4  # steps
+from dcompress.train import Compressor, RateStage, Stage
+
 WARMUP = 50  # steps
 LAST_RATE = 0.02  # of the highest
 
@@ -41,43 +41,63 @@ class Loop:
     temperature: float = 2.0
 
 
+def stages_of(steps: Mapping[str, float], priced: Collection[str], loop: Loop, n_images: int) -> list[Stage]:
+    """Return what a `Compressor` does: all tensors on grids, and for some of them one price after the other.
+
+    Parameters
+    ----------
+    steps : mapping of str to float
+        By tensor.
+    priced : collection of str
+        The tensors whose bits have a price.
+    loop : Loop
+        Its prices.
+    n_images : int
+        That are learnt from.
+    """
+    stages: list[Stage] = [RateStage(name, step=step) for name, step in steps.items() if name not in priced]
+    for number, price in enumerate(loop.prices):
+        begin = number * n_steps(loop, n_images)
+        stages += [RateStage(name, begin, step=steps[name], price=price) for name in priced]
+    return stages
+
+
+def n_steps(loop: Loop, n_images: int) -> int:
+    """Return the steps of training for one file."""
+    return loop.epochs * math.ceil(n_images / loop.batch)
+
+
 def fit(
     model: nn.Module,
-    grids: Grids,
-    charged: list[str],
+    compressor: Compressor,
     bank: Bank,
     loop: Loop,
-    price: float,
     generator: torch.Generator,
     *,
     run: Callable[[Tensor], Tensor] | None = None,
     after_epoch: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train the weights on grids to do as a teacher does, bits at a price; norms stay as in evaluation.
+    """Train a model for one file to do as a teacher does, bits at a price; norms stay as in evaluation.
 
     Parameters
     ----------
     model : Module
-        It has the rounded weights in the end.
-    grids : Grids
-        Of its weights.
-    charged : list of str
-        The tensors whose bits have a price.
+        In the compressor.
+    compressor : Compressor
+        Made of `stages_of`, and told of every step.
     bank : Bank
         Images with the teacher's answers.
     loop : Loop
         Settings.
-    price : float
-        One of the loop's.
     generator : Generator
         Chooses images and copies.
     run : callable, optional
         The model, compiled.
     after_epoch : callable, optional
-        Called with the number of epochs so far and the mean loss of the last one.
+        Called with the number of epochs so far and the mean loss of the last one, the price of bits aside.
     """
-    optimizer = torch.optim.Adam(grids.beneath.values(), loop.rate)
-    total, step = loop.epochs * math.ceil(len(bank) / loop.batch), 0
+    optimizer = torch.optim.Adam(model.parameters(), loop.rate)
+    total, step = n_steps(loop, len(bank)), 0
     model.eval()
     for epoch in range(1, loop.epochs + 1):
         lost = 0.0
@@ -86,19 +106,15 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = loop.rate * min(1.0, (step + 1) / WARMUP) * max(LAST_RATE, cosine)
             images, judged = bank.batch(chosen, generator)
-            grids.place()
             with torch.autocast("cpu", torch.bfloat16):
                 logits = (model if run is None else run)(images)
             loss = divergence(logits.float(), judged, loop.temperature)
-            torch.autograd.backward(loss)
-            grids.collect()
-            if step % COUNTED_EVERY == 0:
-                grids.count()
-            grids.charge(price, charged)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss + compressor.regularizer())
             optimizer.step()
+            compressor.step()
             lost += float(loss.detach()) * len(chosen) / len(bank)
             step += 1
-        grids.place()
         if after_epoch is not None:
             after_epoch(epoch, lost)
 

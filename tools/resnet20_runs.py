@@ -14,8 +14,7 @@ import torch
 from peer_client import Row
 from resnet20 import COUNTER, ResNet20, fill
 from resnet20_data import Bank, Split, logits_of, normalised
-from resnet20_grids import Grids
-from resnet20_loop import Loop, divergence, fit
+from resnet20_loop import Loop, divergence, fit, stages_of
 from resnet20_norms import fold_norms, vector_steps
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from torch.nn import functional
 import dcompress
 from dcompress.recipe import Recipe
 from dcompress.rules import Rule
+from dcompress.train import Compressor
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,6 +33,7 @@ else:
 FILE = "cifar10_resnet20.safetensors"
 BATCH = 64  # images of a calibration batch
 NEAR = 0.01  # of the size, where a file without training is to come within
+LEAN = 0.4  # of a step, from the start towards the dense network, at most
 TRIALS = 4  # of its step
 FALL = 0.7  # of its size: the power of the step that it falls with, more or less
 SEED = 0  # of the changes of images
@@ -100,30 +101,32 @@ class Run:
 
     def files(self, out: Path, seed: int, *, compiled: bool = False) -> Iterator[Path]:
         """Train, and give one file after the other."""
-        loop = self.settings.loop
+        loop, step = self.settings.loop, self.settings.step
         bank = self._bank()
         model = ResNet20().to(memory_format=torch.channels_last)
         fill(model, floats(self.dense))
         fold_norms(model)
         kernels = kernels_of(model)
-        dense = {name: model.get_parameter(name).detach().clone() for name in kernels}
-        fill(model, floats(model) | {name: self._start()[name] for name in kernels})
-        grids = Grids(model, dict.fromkeys(kernels, self.settings.step) | vector_steps(model))
-        grids.lean(dense)
+        for name, start in self._start().items():
+            if name in kernels:
+                lean(model.get_parameter(name), start, LEAN * step)
+        steps = dict.fromkeys(kernels, step) | vector_steps(model)
+        compressor = Compressor(model, stages_of(steps, kernels, loop, len(bank)))
         run = cast("Callable[[Tensor], Tensor]", torch.compile(model)) if compiled else None
         generator = torch.Generator().manual_seed(seed)
-        for number, price in enumerate(loop.prices, 1):
+        for number in range(1, len(loop.prices) + 1):
 
             def tell(epoch: int, lost: float, number: int = number) -> None:
                 held_out = divergence(logits_of(model, self.split.held_out.pixels), self._held_out)
                 self.say(
                     f"file {number}, epoch {epoch}/{loop.epochs}: loss {lost:.4f}, held-out KL "
-                    f"{held_out:.4f}, {grids.mean_bits(kernels):.3f} bits a weight"
+                    f"{held_out:.4f}, {100 * compressor.sparsity():.1f} % zeros"
                 )
 
-            fit(model, grids, kernels, bank, loop, price, generator, run=run, after_epoch=tell)
+            fit(model, compressor, bank, loop, generator, run=run, after_epoch=tell)
             path = out / f"resnet20.{number}.dcz"
-            save_on_grids(model, grids.steps, path, self.settings.effort)
+            state = without_counters(compressor.plain_state_dict())
+            dcompress.save_file(state, path, recipe="lossless", effort=self.settings.effort)
             so_far = dataclasses.replace(loop, prices=loop.prices[:number])
             text = write_settings(dataclasses.replace(self.settings, loop=so_far))
             path.with_suffix(".toml").write_text(text, encoding="utf-8")
@@ -196,10 +199,13 @@ def load_dense(path: Path) -> ResNet20:
 
 
 def floats(model: nn.Module) -> Weights:
-    """Return the state dict without the counters of batches, which evaluation has no use for."""
-    return {
-        name: value.contiguous() for name, value in model.state_dict().items() if not name.endswith(COUNTER)
-    }
+    """Return the state dict without the counters of batches."""
+    return without_counters(model.state_dict())
+
+
+def without_counters(state: Weights) -> Weights:
+    """Return a state dict without the counters of batches, which evaluation has no use for."""
+    return {name: value.contiguous() for name, value in state.items() if not name.endswith(COUNTER)}
 
 
 def kernels_of(model: nn.Module) -> list[str]:
@@ -207,10 +213,10 @@ def kernels_of(model: nn.Module) -> list[str]:
     return [name for name, value in model.named_parameters() if value.ndim > 1]
 
 
-def save_on_grids(model: nn.Module, steps: dict[str, float], path: Path, effort: int) -> None:
-    """Write a model whose tensors are multiples of steps, by name; nothing changes."""
-    rules = [Rule(name, {"step": step, "slope": 0.0, "states": 0}) for name, step in steps.items()]
-    dcompress.save_file(floats(model), path, recipe=Recipe("lossless", rules=tuple(rules)), effort=effort)
+@torch.no_grad()
+def lean(weight: Tensor, start: Tensor, reach: float) -> None:
+    """Set a tensor to another one, but leaning as far as ``reach`` towards what it was before."""
+    weight.copy_(torch.clamp(weight, start - reach, start + reach))
 
 
 def without_training(run: Run, n_bytes: int, out: Path) -> Row:

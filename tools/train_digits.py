@@ -90,15 +90,6 @@ def train(
         after_step(step)
 
 
-def state_in_use(model: nn.Module) -> State:
-    """Return the state dict that the model would have if the compressor finished now."""
-    return {
-        f"{layer}.{kind}": getattr(model.get_submodule(layer), kind).detach().clone()
-        for layer in LAYERS
-        for kind in ("weight", "bias")
-    }
-
-
 def predict_with_numpy(path: Path, images: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return the digits that the network in a file sees; no torch."""
     arrays = dcompress.numpy.load_file(path)
@@ -156,7 +147,7 @@ def main(output: Path | None, recipe: Path | None, plot: Path | None, seed: int)
 
     def look(step: int) -> None:
         if step + 1 == pruned_at:  # the last step before weights are shared
-            states["pruned"] = state_in_use(model)
+            states["pruned"] = compressor.plain_state_dict()
             click.echo(stage_line("pruned", states["pruned"], error_rate(model, *unseen)))
 
     train(model, *seen, N_STEPS, compressor, look)

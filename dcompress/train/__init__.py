@@ -16,7 +16,7 @@ from dcompress.train.metrics import CompressionReport, TensorMetrics, measure
 from dcompress.train.recipe import TrainRecipe
 from dcompress.train.recipe_text import to_toml
 from dcompress.train.sensitivity import Sensitivity, SensitivityPoint, scan_sensitivity
-from dcompress.train.settings import PenaltyStage, PruneStage, QuantizeStage, ShareStage, Stage
+from dcompress.train.settings import PenaltyStage, PruneStage, QuantizeStage, RateStage, ShareStage, Stage
 
 __all__ = [
     "ChannelGroup",
@@ -26,6 +26,7 @@ __all__ = [
     "PenaltyStage",
     "PruneStage",
     "QuantizeStage",
+    "RateStage",
     "Sample",
     "Sensitivity",
     "SensitivityPoint",

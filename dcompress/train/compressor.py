@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,15 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from dcompress.errors import DcompressWarning, EncodeError, RecipeError
+from dcompress.train.charges import charge, is_charging, recount, start_rounding
+from dcompress.train.parametrizations import CodebookParametrization, RoundParametrization
 from dcompress.train.pruner import prune_jobs, set_watchers, update_masks, watch
 from dcompress.train.recipe import RecipeLike, TrainRecipe
-from dcompress.train.regularizers import group_lasso, l1_norm
-from dcompress.train.schedules import is_active, is_due
-from dcompress.train.settings import PenaltyStage, PruneStage, QuantizeStage, ShareStage, Stage
+from dcompress.train.schedules import is_due
+from dcompress.train.settings import PenaltyStage, PruneStage, QuantizeStage, RateStage, ShareStage, Stage
 from dcompress.train.sharer import assign, check_trained, start_sharing
 from dcompress.train.sites import Site, attach, detach, find_sites
 
 __all__ = ["Compressor", "StepReport"]
+
+_PATIENCE = 10  # steps
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,12 @@ class StepReport:
 class Compressor:
     """Prunes, shares and quantises a model while it is trained.
 
-    Make it before the optimizer (or give it the optimizer) and before `torch.compile`; call `step` after
-    each step of the optimizer, add `regularizer` to the loss if the recipe has penalties, and `finish` in
-    the end. For a checkpoint, save the ``state_dict`` of the model, of the optimizer and of this; to
-    resume, make all three anew and load them.
+    Make it before the optimizer (or give it the optimizer) and before `torch.compile`; add `regularizer` to
+    the loss if the recipe has penalties or prices, call `step` after each step of the optimizer, and
+    `finish` in the end. For a checkpoint, save the ``state_dict`` of the model, of the optimizer and of
+    this; to resume, make all three anew and load them.
 
-    Under DistributedDataParallel all ranks choose the same masks only by importances of the weights alone:
+    Under DistributedDataParallel all ranks choose the same masks only by importances of the weights:
     gradients and activations are watched on each rank by itself.
 
     Parameters
@@ -104,7 +106,9 @@ class Compressor:
         self.n_steps = 0
         self._optimizer = optimizer
         self._finished = False
+        self._keys = list(model.state_dict())
         self._steps: dict[str, Tensor] = {}
+        self._n_unpaid = 0  # steps in which what `regularizer` returns was due, and not asked for
         stages = self.recipe.stages
         given = dict(masks or {})
         self._sites, matched = find_sites(model, stages, given)
@@ -129,12 +133,9 @@ class Compressor:
         set_watchers(self._jobs, self._sites.values(), 0)
 
     def step(self) -> StepReport:
-        """Count a training step, and do what the recipe says for it; call it after ``optimizer.step()``.
+        """Count a training step, do what the recipe says for it, and return what changed.
 
-        Returns
-        -------
-        report : StepReport
-            What changed.
+        Call it after ``optimizer.step()``.
 
         Raises
         ------
@@ -146,29 +147,21 @@ class Compressor:
         Warns
         -----
         DcompressWarning
-            A codebook has not changed since it is in use: the optimizer does not know it.
+            A codebook has not changed since it is in use: the optimizer does not know it. Or the recipe has
+        penalties or prices, but nobody asks for the `regularizer`.
         """
         self._check_open()
+        self._remind()
         self.n_steps += 1
         report = self._act(self.n_steps)
         set_watchers(self._jobs, self._sites.values(), self.n_steps)
         return report
 
     def regularizer(self) -> Tensor:
-        """Return what the recipe's penalties add to the loss now: 0-d, differentiable."""
+        """Return what the recipe's penalties and prices of bits add to the loss now: 0-d, differentiable."""
         self._check_open()
-        total = torch.zeros((), device=self._device)
-        for stage, sites in self._stages:
-            if not isinstance(stage, PenaltyStage) or not is_active(stage, self.n_steps):
-                continue
-            for site in sites:
-                weight = site.peek()
-                if stage.l1:
-                    total = total + (stage.l1 * l1_norm(weight)).to(total.device)
-                if stage.group_lasso:
-                    lasso = group_lasso(weight, stage.grains)
-                    total = total + (stage.group_lasso * lasso).to(total.device)
-        return total
+        self._n_unpaid = -1  # the next step makes it 0
+        return charge(self._stages, self.n_steps, self._device)
 
     def reassign(self, pattern: str = "*") -> tuple[str, ...]:
         """Give the weights of shared parameters the labels of their nearest centroids.
@@ -240,6 +233,17 @@ class Compressor:
         ]
         return {site.name: site.rounding.steps(site.original.detach()) for site in rounded if site.rounding}
 
+    def plain_state_dict(self) -> dict[str, Tensor]:
+        """Return copies of what the state dict would hold if `finish` were called now.
+
+        For a file of the best epoch so far; training goes on.
+        """
+        self._check_open()
+        state = self.model.state_dict()
+        with torch.no_grad():
+            used = {name: site.peek() for name, site in self._sites.items()}
+        return {key: (used if key in used else state)[key].detach().clone() for key in self._keys}
+
     def finish(self) -> nn.Module:
         """Return the model, plain again: its class, its state-dict keys and their order are as they were.
 
@@ -254,7 +258,7 @@ class Compressor:
         self._steps = self.steps()
         self._finished = True
         self._let_go(keep_used=True)
-        last = max(_last_step(stage) for stage, _ in self._stages) if self._stages else 0
+        last = max((_last_step(stage) for stage, _ in self._stages), default=0)
         if self.n_steps < last:
             warnings.warn(
                 f"finish() was called after {self.n_steps} steps, but the recipe goes on to step {last}",
@@ -269,12 +273,7 @@ class Compressor:
         return {
             "n_steps": self.n_steps,
             "stages": self._fingerprint(),
-            "active": [
-                bool(one.active)
-                for site in self._sites.values()
-                for one in (site.codebook, site.rounding)
-                if one
-            ],
+            "active": [bool(one.active) for one in self._switches],
             "statistics": [
                 {name: statistics.state_dict() for name, statistics in job.statistics.items()}
                 for job in self._jobs
@@ -296,8 +295,7 @@ class Compressor:
         if state["stages"] != self._fingerprint():
             raise RecipeError("this checkpoint was made with another recipe, or for another model")
         self.n_steps = state["n_steps"]
-        switches = [one for site in self._sites.values() for one in (site.codebook, site.rounding) if one]
-        for one, active in zip(switches, state["active"], strict=True):
+        for one, active in zip(self._switches, state["active"], strict=True):
             one.active = active
         for job, by_name in zip(self._jobs, state["statistics"], strict=True):
             for name, statistics in job.statistics.items():
@@ -310,8 +308,12 @@ class Compressor:
         return next(iter(self.model.parameters())).device
 
     @property
+    def _switches(self) -> list[CodebookParametrization | RoundParametrization]:
+        return [one for site in self._sites.values() for one in (site.codebook, site.rounding) if one]
+
+    @property
     def _codebooks(self) -> set[int]:
-        return {id(site.codebook.codebook) for site in self._sites.values() if site.codebook is not None}
+        return {id(site.codebook.codebook) for site in self._sites.values() if site.codebook}
 
     def _let_go(self, *, keep_used: bool) -> None:
         """Leave the model without hooks and parametrizations."""
@@ -326,6 +328,16 @@ class Compressor:
     def _check_open(self) -> None:
         if self._finished:
             raise EncodeError("finish() was called: make a new Compressor to go on")
+
+    def _remind(self) -> None:
+        """Warn of what should be part of the loss, and is not."""
+        self._n_unpaid += is_charging(self._stages, self.n_steps)
+        if self._n_unpaid == _PATIENCE:
+            warnings.warn(
+                "the recipe has penalties or prices, but the loss has none of them: add regularizer() to it",
+                DcompressWarning,
+                stacklevel=3,
+            )
 
     def _act(self, step: int) -> StepReport:
         """Do what the recipe says for a step."""
@@ -349,11 +361,11 @@ class Compressor:
                         start_sharing(site, stage) if elapsed == 0 else assign(site)
                     shared += names
                 check_trained(sites, elapsed)
-            elif isinstance(stage, QuantizeStage) and step == stage.begin:
+            elif isinstance(stage, (QuantizeStage, RateStage)) and step == stage.begin:
                 for site in sites:
-                    assert site.rounding is not None
-                    site.rounding.active = True
+                    start_rounding(site, stage)
                 quantized += names
+        recount(self._stages, step)
         return StepReport(step, tuple(pruned), tuple(shared), tuple(quantized), rewind)
 
     def _rewind(self) -> None:
@@ -377,12 +389,7 @@ class Compressor:
 
     def _fingerprint(self) -> list[str]:
         """Return what tells recipes apart, the user's functions aside."""
-        found = []
-        for stage, sites in self._stages:
-            settings = {key: value for key, value in dataclasses.asdict(stage).items() if key != "origin"}
-            plain = {key: "function" if callable(value) else value for key, value in settings.items()}
-            found.append(f"{type(stage).__name__} {plain} {[site.name for site in sites]}")
-        return found
+        return [f"{stage.fingerprint} {[site.name for site in sites]}" for stage, sites in self._stages]
 
 
 def _last_step(stage: Stage) -> int:

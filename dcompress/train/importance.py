@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dcompress.errors import RecipeError
-from dcompress.train.settings import Granularity
+from dcompress.train.granularity import Granularity
 from dcompress.train.units import n_units, to_units, unit_sizes
 
 __all__ = ["Sample", "Score", "unit_scores"]

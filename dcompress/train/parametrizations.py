@@ -12,9 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CodebookParametrization", "MaskParametrization", "RoundParametrization", "Watcher"]
+from dcompress.train.rate import MOST
+
+__all__ = [
+    "CodebookParametrization",
+    "GridParametrization",
+    "MaskParametrization",
+    "RoundParametrization",
+    "Watcher",
+]
 
 Watcher = Callable[[Tensor], None]
+_MOST_STEPS = 2047  # either way: a codebook has no more than 4,095 values
 
 
 def _watch(tensor: Tensor, watcher: Watcher) -> None:
@@ -151,3 +160,21 @@ class RoundParametrization(nn.Module):
             return weight
         used: Tensor = _Round.apply(weight, self.steps(weight), self.low, self.high)  # type: ignore[no-untyped-call]
         return used
+
+
+class GridParametrization(RoundParametrization):
+    """Multiples of a given step in place of weights, which are counted now and then.
+
+    Parameters
+    ----------
+    step : float
+        Of the grid.
+    device : torch.device
+        Where the weight is.
+    """
+
+    counts: Tensor
+
+    def __init__(self, step: float, device: torch.device) -> None:
+        super().__init__(-_MOST_STEPS, _MOST_STEPS, step, per_channel=False)
+        self.register_buffer("counts", torch.zeros(2 * MOST + 1, device=device))

@@ -33,7 +33,7 @@ from dcompress.errors import RecipeError
 from dcompress.presets import PRESETS
 from dcompress.recipe import Recipe
 from dcompress.settings import near
-from dcompress.train.settings import PenaltyStage, PruneStage, QuantizeStage, ShareStage, Stage
+from dcompress.train.settings import PenaltyStage, PruneStage, QuantizeStage, RateStage, ShareStage, Stage
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -44,6 +44,7 @@ __all__ = ["RecipeLike", "TrainRecipe", "match"]
 
 _FEATURES: tuple[tuple[type[Stage], frozenset[str]], ...] = (
     (PenaltyStage, frozenset({"l1", "group_lasso"})),
+    (RateStage, frozenset({"step", "price"})),
     (QuantizeStage, frozenset({"integer_bits", "fraction_bits", "per_channel"})),
     (ShareStage, frozenset({"centroids", "init", "reassign_every", "latent", "bits"})),
 )
@@ -161,7 +162,7 @@ def _stage(table: Mapping[str, Any], origin: str, place: int) -> Stage:
     for key in settings:
         if key not in known:
             hint = near(key, known) or f"; the settings are {', '.join(known)}"
-            for other in (PruneStage, ShareStage, PenaltyStage):
+            for other in (PruneStage, ShareStage, PenaltyStage, RateStage):
                 if key in _settings_of(other):
                     hint = f"; it is one of a {other.__name__}: give that a [[train]] table of its own"
                     break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dcompress.train.settings import Granularity
+from dcompress.train.granularity import Granularity
 from dcompress.train.units import to_units, unit_sizes
 
 __all__ = ["group_lasso", "l1_norm"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -11,15 +11,16 @@ from typing import Any, NoReturn
 
 from dcompress.errors import RecipeError
 from dcompress.settings import near
+from dcompress.train.granularity import Granularity
 
 __all__ = [
     "IMPORTANCES",
     "OBSERVING",
     "SCHEDULES",
-    "Granularity",
     "PenaltyStage",
     "PruneStage",
     "QuantizeStage",
+    "RateStage",
     "ShareStage",
     "Stage",
 ]
@@ -31,56 +32,8 @@ IMPORTANCES = (
 # These need forward or backward passes to be watched before a mask can be chosen.
 OBSERVING = ("gradient", "taylor", "fisher", "activation_mean", "apoz")
 SCHEDULES = ("one_shot", "iterative", "cubic", "regrow")
-_WHOLE = ("element", "kernel", "filter", "channel")
 _AMOUNTS = ("sparsity", "n_pruned", "quality", "threshold")
 _MAX_BITS = 12
-
-
-@dataclass(frozen=True)
-class Granularity:
-    """What is pruned as one unit.
-
-    Attributes
-    ----------
-    kind : {"element", "kernel", "filter", "channel", "block", "n:m"}
-        Single weights; kernels of a convolution; slices of the first dimension; slices of the second
-        dimension; blocks of a matrix; single weights, n of each m along the second dimension kept.
-    size : pair of int
-        Height and width of a block, or n and m.
-    """
-
-    kind: str
-    size: tuple[int, int] = (1, 1)
-
-    @classmethod
-    def parse(cls, text: str) -> Granularity:
-        """Return the granularity that a word, ``"4x4"`` or ``"2:4"`` means.
-
-        Raises
-        ------
-        RecipeError
-            It means none, or an impossible one.
-        """
-        if text in _WHOLE:
-            return cls(text)
-        match = re.fullmatch(r"(\d+)([x:])(\d+)", text) if isinstance(text, str) else None
-        if match is None:
-            hint = near(str(text), _WHOLE) or "; write a block as '4x1', 2 of 4 kept as '2:4'"
-            raise RecipeError(
-                f"granularity must be one of {', '.join(_WHOLE)}, HxW or N:M, not {text!r}{hint}"
-            )
-        first, second = int(match[1]), int(match[3])
-        if match[2] == "x":
-            if first < 1 or second < 1:
-                raise RecipeError(f"granularity {text!r}: a block has at least one row and one column")
-            return cls("block", (first, second))
-        if not 0 < first < second:
-            raise RecipeError(f"granularity {text!r}: N:M keeps N of M weights, so 0 < N < M")
-        return cls("n:m", (first, second))
-
-    def __str__(self) -> str:
-        join = {"block": "x", "n:m": ":"}.get(self.kind)
-        return self.kind if join is None else f"{self.size[0]}{join}{self.size[1]}"
 
 
 @dataclass(frozen=True)
@@ -105,6 +58,13 @@ class Stage:
         if not isinstance(self.pattern, str):
             self.fail("pattern must be given, as a string")
         self._integer("begin", 0)
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells stages apart, the user's functions aside."""
+        settings = {key: value for key, value in dataclasses.asdict(self).items() if key != "origin"}
+        plain = {key: "function" if callable(value) else value for key, value in settings.items()}
+        return f"{type(self).__name__} {plain}"
 
     def fail(self, message: str) -> NoReturn:
         """Raise a RecipeError that says where the stage stands."""
@@ -352,6 +312,34 @@ class QuantizeStage(Stage):
             self.fail(f"integer_bits and fraction_bits must add up to 0 to {_MAX_BITS - 1}")
         if self.per_channel and self.method == "fixed_point":
             self.fail("per_channel is for method 'uniform'")
+
+
+@dataclass(frozen=True)
+class RateStage(Stage):
+    """A stage that trains weights on a grid, where every bit has a price.
+
+    Weights are used as multiples of a step; gradients go straight through to what is beneath. What a multiple
+    costs follows from how often it occurs, as in an entropy coder, and `Compressor.regularizer`
+    adds these bits to the loss: so the network finds out by itself which weights are worth theirs.
+
+    Attributes
+    ----------
+    step : float
+        Of the grid. The coarser, the smaller the file, and the more there is to learn. Half to a whole
+        standard deviation of the weights is a good start.
+    price : float
+        What one bit a weight adds to the loss, in the mean over all weights of the recipe that have a price.
+    """
+
+    step: float = 0.0
+    price: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._number("step")
+        self._number("price")
+        if not self.step:
+            self.fail("step must be given, a number above 0")
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from dcompress.errors import RecipeError
 from dcompress.settings import near
 from dcompress.train.parametrizations import (
     CodebookParametrization,
+    GridParametrization,
     MaskParametrization,
     RoundParametrization,
 )
 from dcompress.train.recipe import match
 from dcompress.train.recurrent import is_recurrent, let_list_follow, renew_list
-from dcompress.train.settings import PenaltyStage, PruneStage, QuantizeStage, ShareStage, Stage
+from dcompress.train.settings import PenaltyStage, PruneStage, QuantizeStage, RateStage, ShareStage, Stage
 from dcompress.train.units import check_shape
 
 __all__ = ["Site", "attach", "detach", "find_sites"]
@@ -268,12 +269,17 @@ def _prepare(site: Site, stage: Stage) -> None:
     """Give a site the parametrization that a stage needs."""
     if isinstance(stage, PruneStage):
         site.mask = site.mask or _mask_of(site)
-    elif isinstance(stage, (ShareStage, QuantizeStage)):
+    elif isinstance(stage, RateStage) and isinstance(site.rounding, GridParametrization):
+        if site.rounding.step != stage.step:
+            stage.fail(f"parameter {site.name!r} has the step {site.rounding.step} by another stage already")
+    elif isinstance(stage, (ShareStage, QuantizeStage, RateStage)):
         if site.codebook is not None or site.rounding is not None:
             stage.fail(f"parameter {site.name!r} is shared or quantised by another stage already")
         like = site.original
         if isinstance(stage, ShareStage):
             site.codebook = CodebookParametrization(tuple(like.shape), stage.n_centroids, stage.latent, like)
+        elif isinstance(stage, RateStage):
+            site.rounding = GridParametrization(stage.step, like.device)
         elif stage.method == "uniform":
             high = (1 << (stage.bits - 1)) - 1
             site.rounding = RoundParametrization(-high, high, None, stage.per_channel)

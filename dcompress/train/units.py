@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dcompress.errors import RecipeError
-from dcompress.train.settings import Granularity
+from dcompress.train.granularity import Granularity
 
 __all__ = ["check_shape", "from_units", "n_units", "to_units", "unit_sizes"]
 

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 import dcompress
 from dcompress.errors import DcompressWarning, EncodeError, RecipeError
-from dcompress.train import Compressor, PenaltyStage, PruneStage, QuantizeStage, ShareStage
+from dcompress.train import Compressor, PenaltyStage, PruneStage, QuantizeStage, RateStage, ShareStage
 from tests.train.loops import batch, train, two_layers
 
 EVERYTHING = [
@@ -21,6 +21,8 @@ EVERYTHING = [
     PenaltyStage("first.weight", l1=1e-3, group_lasso=1e-3, end=9),
     ShareStage("first.weight", bits=3, begin=13, latent=True, reassign_every=2),
     QuantizeStage("second.weight", bits=4, per_channel=True, begin=10),
+    RateStage("*.bias", step=0.02, price=0.1, begin=4),
+    RateStage("*.bias", step=0.02, price=0.3, begin=11),
 ]
 
 
@@ -81,6 +83,29 @@ def test_the_model_is_plain_in_the_end():
     copy.deepcopy(model).load_state_dict(plain.state_dict())
     with pytest.raises(EncodeError, match="finish"):
         compressor.step()
+
+
+@pytest.mark.parametrize("stop", [0, 5, 18])
+def test_the_plain_state_is_what_finish_would_leave_and_disturbs_nothing(stop):
+    model, compressor, optimizer = started(EVERYTHING)
+    train(model, compressor, optimizer, 0, stop)
+    plain = compressor.plain_state_dict()
+    plain["first.weight"] += 1
+    train(model, compressor, optimizer, stop, 18)
+    again, other, optimizer = started(EVERYTHING)
+    train(again, other, optimizer, 0, stop)
+    expected = other.plain_state_dict()
+    train(again, other, optimizer, stop, 18)
+    for one, same in zip(compressor.finish().parameters(), other.finish().parameters(), strict=True):
+        assert torch.equal(one, same)
+    model, compressor, optimizer = started(EVERYTHING)
+    train(model, compressor, optimizer, 0, stop)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DcompressWarning)
+        state = compressor.finish().state_dict()
+    assert list(state) == list(expected)
+    for name, value in state.items():
+        assert torch.equal(value, expected[name]), name
 
 
 def test_a_model_is_not_saved_before_it_is_finished(tmp_path):

@@ -50,6 +50,17 @@ RECIPES = {
         bits = 4
         begin = 200
     """),
+    "bits at a price": (False, 16, """
+        [[train]]
+        pattern = "*.weight"
+        step = 0.25
+        price = 0.3
+        begin = 100
+        [[train]]
+        pattern = "*.bias"
+        step = 0.1
+        begin = 100
+    """),
     "fewer filters, 2:4, fixed point": (True, 7, """
         [[train]]
         pattern = "1.weight"

@@ -11,12 +11,12 @@ import torch
 from dcompress import prune as one_shot
 from dcompress.errors import RecipeError
 from dcompress.train import Compressor, PruneStage
+from dcompress.train.granularity import Granularity
 from dcompress.train.importance import Sample, unit_scores
 from dcompress.train.masks import keep_n_of_m, kept_above, kept_units, standard_deviation
 from dcompress.train.regrow import regrown_units
 from dcompress.train.regularizers import group_lasso, l1_norm
 from dcompress.train.schedules import is_due, level, regrow_fraction
-from dcompress.train.settings import Granularity
 from dcompress.train.units import check_shape, from_units, n_units, to_units, unit_sizes
 from tests.train import naive
 

@@ -7,7 +7,15 @@ from torch import nn
 
 from dcompress.errors import RecipeError
 from dcompress.recipe import Recipe
-from dcompress.train import Compressor, PenaltyStage, PruneStage, QuantizeStage, ShareStage, TrainRecipe
+from dcompress.train import (
+    Compressor,
+    PenaltyStage,
+    PruneStage,
+    QuantizeStage,
+    RateStage,
+    ShareStage,
+    TrainRecipe,
+)
 from tests.train.loops import two_layers
 
 TOML = """
@@ -44,6 +52,12 @@ method = "uniform"
 bits = 6
 per_channel = true
 
+[[train]]
+pattern = "second.bias"
+step = 0.01
+price = 0.5
+begin = 700
+
 [[rule]]
 pattern = "second.bias"
 bits = 2
@@ -61,6 +75,7 @@ def test_one_file_says_how_to_train_and_how_to_encode():
         PruneStage("second.weight", granularity="2:4"),
         ShareStage("second.weight", bits=5, begin=600),
         QuantizeStage("first.weight", method="uniform", bits=6, per_channel=True),
+        RateStage("second.bias", step=0.01, price=0.5, begin=700),
     )  # fmt: skip
     assert recipe.encode.preset == "lossless"
     assert recipe.encode.excludes == ("norm.*",)
@@ -152,6 +167,9 @@ def test_bad_files(text, message):
         (lambda: QuantizeStage("w", bits=1), "bits must be a whole number from 2 to 12"),
         (lambda: QuantizeStage("w", method="fixed_point", per_channel=True), "per_channel is for"),
         (lambda: QuantizeStage("w", method="fixed_point", fraction_bits=12), "must add up to"),
+        (lambda: RateStage("w", price=1.0), "step must be given"),
+        (lambda: RateStage("w", step=-0.1), "step must be a number, at least 0"),
+        (lambda: RateStage("w", step=0.1, price=float("inf")), "price must be a number, at least 0"),
         (lambda: PenaltyStage("w", l1=-1.0), "l1 must be a number, at least 0"),
         (lambda: PenaltyStage("w", group_lasso=1.0, granularity="2:4"), "no groups for a lasso"),
         (lambda: PruneStage(3, sparsity=0.5), "pattern must be given, as a string"),
@@ -207,6 +225,16 @@ MISFITS = [
         [ShareStage("first.*", bits=2), QuantizeStage(FIRST)],
         "'first.weight' is shared or quantised",
     ),
+    (
+        two_layers,
+        [ShareStage(FIRST, bits=2), RateStage("first.*", step=0.1)],
+        "shared or quantised by another",
+    ),
+    (
+        two_layers,
+        [RateStage(FIRST, step=0.2), RateStage("first.*", step=0.1, begin=3)],
+        "'first.weight' has the step 0.2 by another stage",
+    ),
     (lambda: nn.ParameterList([torch.empty(0, 3)]), QuantizeStage("0"), "'0' is empty: leave it out"),
     (lambda: nn.Linear(2, 3, device="meta"), PruneStage("weight", **HALF), "'weight' is on the meta device"),
     (lambda: nn.LazyLinear(3), PruneStage("bias", **HALF), "'weight' has no shape yet: run the model once"),
@@ -232,6 +260,7 @@ def test_recipes_that_do_not_fit_the_model_change_nothing(model, stages, message
         PruneStage("second.weight", sparsity=0.5, importance=lambda sample: sample.weight[0]),
         ShareStage("second.weight", bits=2),
         QuantizeStage("first.weight"),
+        RateStage("second.weight", step=0.1),
     ],
 )
 def test_a_stage_that_fails_at_once_leaves_the_model_as_it_was(last):

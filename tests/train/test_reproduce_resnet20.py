@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import dcompress
+from dcompress.train import Compressor
 
 ROOT = Path(__file__).parents[2]
 N_TRAIN, N_HELD_OUT, N_TEST = 40, 8, 16
@@ -124,57 +125,12 @@ def test_folding_norms_changes_no_output(network):
         assert math.log2(step).is_integer()
 
 
-def test_grids_round_and_pass_gradients():
-    from resnet20_grids import Grids
+def test_the_start_leans_towards_the_dense_network():
+    from resnet20_runs import lean
 
-    torch.manual_seed(0)
-    model = nn.Linear(3, 2)
-    start = torch.tensor([[0.12, -0.31, 0.04], [0.26, 0.0, -0.14]])
-    with torch.no_grad():
-        model.weight.copy_(start)
-        model.bias.copy_(torch.tensor([0.5, -0.2504]))
-    grids = Grids(model, {"weight": 0.1, "bias": 0.001})
-    grids.place()
-    rounded = torch.tensor([[0.1, -0.3, 0.0], [0.3, 0.0, -0.1]])
-    assert torch.allclose(model.weight, rounded)
-    assert torch.allclose(model.bias, torch.tensor([0.5, -0.25]))  # hundreds of steps
-    model(torch.tensor([[1.0, 2.0, 3.0]])).sum().backward()
-    grids.collect()
-    assert model.weight.grad is None
-    assert grids.beneath["weight"].grad.tolist() == [[1.0, 2.0, 3.0]] * 2
-    grids.lean({"weight": torch.tensor([[9.0, -0.32, -9.0], [0.3, 0.01, 9.0]])})
-    leaned = torch.tensor([[0.14, -0.32, -0.04], [0.3, 0.01, -0.06]])
-    assert torch.allclose(grids.beneath["weight"].detach(), leaned)
-    grids.place()
-    assert torch.allclose(model.weight, rounded)
-    with pytest.raises(KeyError, match="no parameter 'wieght'"):
-        Grids(model, {"wieght": 0.1})
-
-
-def test_the_price_of_a_weight_is_the_slope_of_its_bits():
-    from resnet20_grids import MOST, Grids
-
-    model = nn.Linear(100, 8, bias=False)
-    step, price = 0.02, 3.0
-    with torch.no_grad():
-        model.weight.copy_(torch.randn(8, 100, generator=torch.Generator().manual_seed(1)) * 0.03)
-    grids = Grids(model, {"weight": step})
-    grids.count()
-    levels = (model.weight.detach() / step).round().long()
-    values, counts = levels.unique(return_counts=True)
-    parts = counts / counts.sum()
-    assert grids.mean_bits(["weight"]) == pytest.approx(-float((parts * parts.log2()).sum()), rel=1e-5)
-    bits = grids.bits("weight")
-    for value, part in zip(values, parts, strict=True):
-        assert float(bits[value + MOST]) == pytest.approx(-math.log2(part), abs=0.2)
-    weight = grids.beneath["weight"]
-    weight.grad = torch.zeros_like(weight)
-    flat = weight.detach()
-    grids.charge(price, ["weight"])
-    for row, column in ((0, 0), (3, 50), (7, 99)):
-        low = math.floor(float(flat[row, column]) / step)
-        slope = float(bits[low + 1 + MOST] - bits[low + MOST]) / step
-        assert float(weight.grad[row, column]) == pytest.approx(price * slope / 800, rel=1e-4)
+    weight = torch.tensor([9.0, -0.32, -9.0, 0.3])
+    lean(weight, torch.tensor([0.1, -0.3, 0.0, 0.3]), 0.04)
+    assert torch.allclose(weight, torch.tensor([0.14, -0.32, -0.04, 0.3]))
 
 
 class Compiled:
@@ -192,36 +148,40 @@ class Compiled:
 
 def test_training_comes_nearer_and_a_price_makes_bits_fewer():
     from resnet20_data import Bank, Photos
-    from resnet20_grids import Grids
-    from resnet20_loop import Loop, fit
+    from resnet20_loop import Loop, fit, stages_of
 
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8)
     bank = Bank(Photos(pixels, torch.zeros(32).long()), 2, 0, 5)
     teacher = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 10))
     bank.ask(teacher)
-    bits = {}
-    for price, compiled in ((0.0, False), (0.0, True), (30.0, False)):
+    steps = {"2.weight": 0.05, "2.bias": 0.01}
+    bits = []  # a weight
+    for prices, compiled in (((0.0, 0.0), False), ((0.0, 0.0), True), ((0.0, 30.0), False)):
+        torch.manual_seed(1)
         model = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 10))
         with torch.no_grad():
             model[2].weight.copy_(teacher[2].weight + 0.1 * torch.randn(10, 48))
             model[2].bias.zero_()
-        grids = Grids(model, {"2.weight": 0.05, "2.bias": 0.01})
+        loop = Loop(prices, epochs=12, batch=8, rate=1e-2)
+        compressor = Compressor(model, stages_of(steps, ["2.weight"], loop, len(bank)))
         losses = []
-        fit(
-            *(model, grids, ["2.weight"], bank, Loop((price,), epochs=12, batch=8, rate=1e-2), price),
-            torch.Generator().manual_seed(1),
-            run=Compiled(model) if compiled else None,
-            after_epoch=lambda epoch, lost, losses=losses: losses.append((epoch, lost)),
-        )
-        assert [epoch for epoch, _ in losses] == list(range(1, 13))
-        if not price:
-            assert losses[-1][1] < 0.5 * losses[0][1]
-        bits[price] = grids.mean_bits(["2.weight"])
-        for name, step in grids.steps.items():
-            levels = model.get_parameter(name).detach() / step
+        for _ in prices:
+            fit(
+                *(model, compressor, bank, loop, torch.Generator().manual_seed(1)),
+                run=Compiled(model) if compiled else None,
+                after_epoch=lambda epoch, lost, losses=losses: losses.append((epoch, lost)),
+            )
+        assert [epoch for epoch, _ in losses] == list(range(1, 13)) * 2
+        assert losses[11][1] < 0.5 * losses[0][1]
+        state = compressor.finish().state_dict()
+        for name, step in steps.items():
+            levels = state[name] / step
             assert torch.allclose(levels, levels.round(), atol=1e-3)
-    assert bits[30.0] < 0.8 * bits[0.0]
+        _, counts = state["2.weight"].unique(return_counts=True)
+        bits.append(float((counts / 480 * (480 / counts).log2()).sum()))
+    assert bits[0] == bits[1]
+    assert bits[2] < 0.9 * bits[0]
 
 
 def test_changed_images():
