@@ -1,6 +1,6 @@
 """From a trained network to a `.dcz` file that NumPy alone reads: the tutorial in one script.
 
-Usage: ``python tools/train_digits.py [-o FILE.dcz] [--recipe RECIPE.toml] [--plot FILE.png]``. It trains a
+Usage: ``python tools/train_digits.py [-o FILE.dcz] [--recipe RECIPE] [--plot FILE.png]``. It trains a
 small network on scikit-learn's digits, compresses it while it trains on, and says after each stage what is
 left and how many of 397 digits that it was not trained with it gets wrong; the last figure is that of the
 file, read back from disk. About ten seconds on one core. tools/tutorial.md goes through it step by step.
@@ -26,9 +26,10 @@ from torch.nn.functional import cross_entropy
 import dcompress
 import dcompress.numpy
 from dcompress.decode import open_frame
+from dcompress.errors import RecipeError
 from dcompress.train import Compressor, PruneStage, TrainRecipe
 
-RECIPE = """
+STAGES = """
 profile = "baseline"            # what the C decoder reads in the memory of a small device
 
 [[train]]                       # up to step 1000 ever more weights become zero
@@ -44,6 +45,19 @@ pattern = "*.weight"
 bits = 4
 begin = 1500
 """
+PRICE = """
+profile = "baseline"
+
+[[train]]                       # weights are multiples of a step, and what they take has a price
+pattern = "*.weight"
+step = 0.25
+price = 1.0
+
+[[train]]
+pattern = "*.bias"
+step = 0.05
+"""
+RECIPES = {"stages": STAGES, "price": PRICE}
 N_TRAINING = 1400
 N_DENSE_STEPS = 1000
 N_STEPS = 2000  # with the recipe
@@ -126,11 +140,15 @@ HEADING = "stage      zeros   values     wrong     torch.save   .dcz file   rati
 
 @click.command()
 @click.option("-o", "output", type=click.Path(dir_okay=False, path_type=Path), help="Keep the file here.")
-@click.option("--recipe", type=click.Path(exists=True, path_type=Path), help="A recipe of your own.")
+@click.option("--recipe", default="stages", show_default=True, help="stages, price, or a file of your own.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the weights: .png, .svg.")
 @click.option("--seed", default=0, help="Of the random weights.")
-def main(output: Path | None, recipe: Path | None, plot: Path | None, seed: int) -> None:
+def main(output: Path | None, recipe: str, plot: Path | None, seed: int) -> None:
     """Train, prune, share and code, and say what each stage did."""
+    try:
+        stages = TrainRecipe.from_toml(RECIPES.get(recipe, Path(recipe)))
+    except (OSError, RecipeError) as error:
+        raise click.BadParameter(str(error), param_hint="--recipe") from None
     torch.set_num_threads(1)
     images, labels = digits()
     seen, unseen = (images[:N_TRAINING], labels[:N_TRAINING]), (images[N_TRAINING:], labels[N_TRAINING:])
@@ -141,7 +159,7 @@ def main(output: Path | None, recipe: Path | None, plot: Path | None, seed: int)
     click.echo(HEADING)
     click.echo(stage_line("dense", states["dense"], error_rate(model, *unseen)))
 
-    compressor = Compressor(model, TrainRecipe.from_toml(recipe or RECIPE))
+    compressor = Compressor(model, stages)
     starts = [stage.begin for stage in compressor.recipe.stages if not isinstance(stage, PruneStage)]
     pruned_at = min([begin for begin in starts if begin > last_pruning(compressor.recipe)], default=None)
 

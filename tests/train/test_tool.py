@@ -68,7 +68,7 @@ def test_the_example(tool, tmp_path):
     arrays = dcompress.numpy.load_file(file)
     assert sum(np.unique(array[array != 0]).size for array in arrays.values() if array.ndim > 1) == 48
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert tool.TrainRecipe.from_toml(tool.RECIPE).encode.profile == "baseline"
+    assert tool.TrainRecipe.from_toml(tool.STAGES).encode.profile == "baseline"
 
 
 def test_a_recipe_that_only_prunes(tool, tmp_path):
@@ -76,3 +76,23 @@ def test_a_recipe_that_only_prunes(tool, tmp_path):
     done = CliRunner().invoke(tool.main, ["--recipe", str(tmp_path / "recipe.toml")])
     assert done.exit_code == 0, done.output
     assert row(done.output, "trained")[0] == 75
+
+
+def test_the_recipe_of_prices(tool, tmp_path):
+    file = tmp_path / "digits.dcz"
+    done = CliRunner().invoke(tool.main, ["--recipe", "price", "-o", str(file)])
+    assert done.exit_code == 0, done.output
+    zeros, _, error, _, n_bytes, _ = row(done.output, "trained")
+    assert zeros > 60
+    assert error < 12
+    assert n_bytes < row(done.output, "dense")[4] / 20
+    arrays = dcompress.numpy.load_file(file)
+    for name, array in arrays.items():
+        levels = array / (0.25 if array.ndim > 1 else 0.05)
+        assert np.allclose(levels, np.round(levels), atol=1e-4), name
+
+
+def test_a_recipe_that_is_not_there(tool):
+    done = CliRunner().invoke(tool.main, ["--recipe", "prize"])
+    assert done.exit_code == 2
+    assert "prize" in done.output
