@@ -42,6 +42,8 @@ _TRIES = (
 )
 _FIRST_EFFORT = 4  # from which on the context coder is tried
 _MAX_GRID = 1 << 27  # words of a tensor, beyond which its classes would take too much memory
+_SMALL = 1 << 16  # words of a tensor, up to which two codebooks are costed for it
+_FILLING = 4  # times as many values in a codebook of multiples are not too many for larger ones
 _THOROUGH = 7  # the effort from which on only size counts
 _HANDICAP = (1.03, 1.002)  # how much more the faster coders may cost, below that effort and from it on
 _DENSE = 0.25  # kept words, as a fraction, from which on runs are not fast either
@@ -110,13 +112,23 @@ def prepare(
     n_words = _size(tensor)
     if n_words == 0:
         return Prepared(tensor, None, None)
-    shared = tensor if isinstance(tensor, SharedTensor) else recognise(tensor, profile.labels)
-    if shared is not None and not _holds(profile, shared):
-        shared = None
+    forms = [tensor] if isinstance(tensor, SharedTensor) else recognise(tensor, profile.labels)
+    shared = _smallest([form for form in forms if _holds(profile, form)], profile)
     one = Prepared(tensor, shared, None, profile=profile)
     if shared is not None and effort >= _FIRST_EFFORT and n_words <= _MAX_GRID and fits_grid(shared, profile):
         one = replace(one, in_grid=effort >= _THOROUGH or _gains_much(shared))
     return one if one.in_grid else replace(one, choice=_alone(one))
+
+
+def _smallest(forms: list[SharedTensor], profile: Profile) -> SharedTensor | None:
+    """Return which of several ways to say a tensor takes least; None of none."""
+    if len(forms) < 2:
+        return forms[0] if forms else None
+    few, even = forms
+    if few.labels.size > _SMALL:  # then codebooks are next to nothing, and costing takes its time
+        return even if even.n_labels <= _FILLING * few.n_labels else few
+    one, other = (choose_shared(form, profile=profile) for form in forms)
+    return even if one is None or (other is not None and other.cost < one.cost) else few
 
 
 def _holds(profile: Profile, shared: SharedTensor) -> bool:

@@ -14,23 +14,29 @@ from dcompress.values import find_values
 __all__ = ["find_step", "recognise"]
 
 _DIVISORS = (1, 2, 3)  # of the smallest gap between values: the step may be one of these parts
-_FILLING = 2  # multiples by distinct value, and this many besides: more of them would not pay
-_FREE = 14
 _FEWEST = 3  # distinct values: fewer ones take little as they are
 
 
-def recognise(tensor: TensorData, max_labels: int = MAX_LABELS) -> SharedTensor | None:
-    """Return a tensor of few distinct values as labels and codebook, exactly; None if it has many.
+def recognise(tensor: TensorData, max_labels: int = MAX_LABELS) -> list[SharedTensor]:
+    """Return the ways to say a tensor as labels and codebook, exactly: none, one, or two.
 
-    Multiples of a step, as training on a grid leaves them, have a codebook of all multiples between the
-    least and the largest: that takes next to nothing in a file. They may be as many as there are weights.
+    Parameters
+    ----------
+    tensor : TensorData
+        Any dtype and shape.
+    max_labels : int
+        Most values; by default 4,096, the largest alphabet of the format: beyond it, byte planes come out
+        smaller.
 
-    Notes
-    -----
-    The bound is 4,096 values, the largest alphabet of the format: beyond it, byte planes come out smaller.
+    Returns
+    -------
+    shared : list of SharedTensor
+        With its distinct values, if they are few. And if they are multiples of a step, as training on a grid
+        leaves them, with all multiples between the least and the largest: such a codebook takes next to
+        nothing in a file, and there may be as many of them as there are weights.
     """
     if tensor.words.size == 0:
-        return None
+        return []
 
     def label_order(values: Words) -> NDArray[np.intp]:
         # Label 0 means the word 0; the others follow in ascending order of value.
@@ -45,13 +51,16 @@ def recognise(tensor: TensorData, max_labels: int = MAX_LABELS) -> SharedTensor 
     few = min(max_labels, tensor.words.size // 4 + 1)
     found = find_values(tensor.words, max_labels if may_be_even(tensor.dtype, 1, True, 1) else few, rank)
     if found is None:
-        return None
+        return []
     values, labels = found
     codebook = values[label_order(values)]
     has_zero = bool(codebook[0] == 0)
     shared = SharedTensor(tensor.dtype, tensor.shape, codebook[None, has_zero:], labels, has_zero)
     even = _evened(shared, max_labels)
-    return even or (shared if values.size <= few else None)
+    forms = [shared] if values.size <= few else []
+    if even is not None and not (forms and even.n_labels == shared.n_labels):
+        forms.append(even)
+    return forms
 
 
 def _evened(shared: SharedTensor, max_labels: int) -> SharedTensor | None:
@@ -65,7 +74,7 @@ def _evened(shared: SharedTensor, max_labels: int) -> SharedTensor | None:
         return None
     places = np.rint(values / step).astype(np.int64)
     low, high = min(0, int(places[0])), max(0, int(places[-1]))
-    if high - low >= max_labels or high - low > _FILLING * values.size + _FREE:
+    if high - low >= max_labels:
         return None
     own = places - low - (places > 0)  # where each value is in a codebook of all multiples, without zero
     for candidate in _around(np.float32(step)):

@@ -11,6 +11,7 @@ import dcompress.numpy as dcz
 from dcompress.coding.tables import even_step
 from dcompress.constants import DTYPE_BY_NAME
 from dcompress.floats import narrow
+from dcompress.packing import prepare
 from dcompress.recognition import find_step, recognise
 from dcompress.stages import TensorData
 from tests.strategies import seeds
@@ -37,35 +38,40 @@ def on_grid(places, step, dtype="float32"):
 def test_multiples_of_a_step_come_back_and_are_known_by_it(dtype, step, most, n_words, seed):
     places = np.random.default_rng(seed).integers(-most, most + 1, n_words)
     tensor = on_grid(places, step, dtype)
-    shared = recognise(tensor)
-    n_values = np.unique(places[places != 0]).size
-    if shared is not None:
+    forms = recognise(tensor)
+    for shared in forms:
         np.testing.assert_array_equal(shared.gather().words, tensor.words)
+    n_values = np.unique(places[places != 0]).size
     if dtype == "float32" and n_values >= max(3, most):  # so no more than half of the multiples are missing
-        assert shared is not None
-        assert shared.has_zero
-        assert even_step(tensor.dtype, shared.codebook[0], -min(0, int(places.min()))) is not None
+        assert forms[-1].has_zero
+        assert even_step(tensor.dtype, forms[-1].codebook[0], -min(0, int(places.min()))) is not None
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gaps_are_filled_and_the_codebook_is_a_step(dtype):
     places = np.array([-9, -4, -3, 2, 5, 6] * 8)
-    shared = recognise(on_grid(places, 0.371, dtype))
-    assert shared.has_zero  # which no word uses
-    assert shared.n_centroids == 15
-    assert even_step(shared.dtype, shared.codebook[0], 9) is not None  # which the codebook is written by
-    np.testing.assert_array_equal(shared.gather().words, on_grid(places, 0.371, dtype).words)
+    few, even = recognise(on_grid(places, 0.371, dtype))
+    assert few.n_labels == 6
+    assert even.has_zero  # which no word uses
+    assert even.n_centroids == 15
+    assert even_step(even.dtype, even.codebook[0], 9) is not None  # which the codebook is written by
+    np.testing.assert_array_equal(even.gather().words, on_grid(places, 0.371, dtype).words)
 
 
-def test_a_few_multiples_far_apart_keep_their_own_codebook():
-    shared = recognise(tensor_of([0.5, 1.0, 40.0, 0.0] * 9))
-    assert shared.n_centroids == 3
+def test_the_codebook_that_takes_less_is_written():
+    near, far = (on_grid(places * 9, 0.371) for places in ([1, 4, 6, 9, 0], [1, 7, 2000, 0, 0]))
+    assert prepare(near).shared.n_labels == 10
+    assert prepare(far).shared.n_labels == 4
 
 
 def test_as_many_multiples_as_weights():
-    places = np.arange(-20, 21)
-    assert recognise(on_grid(places, 0.1)).n_labels == 41
-    assert recognise(tensor_of(np.sqrt(np.arange(1, 41)))) is None
+    (even,) = recognise(on_grid(np.arange(-20, 21), 0.1))
+    assert even.n_labels == 41
+    assert not recognise(tensor_of(np.sqrt(np.arange(1, 41))))
+
+
+def test_a_codebook_without_gaps_is_said_once():
+    assert len(recognise(on_grid([-2, -1, 0, 1, 2, 3] * 9, 0.1))) == 1
 
 
 @pytest.mark.parametrize(
@@ -87,7 +93,7 @@ def test_zeros_with_a_sign_stay_what_they_are():
     tensor = tensor_of(np.array([1.0, 2.0, 3.0] * 8))
     words = tensor.words.copy()
     words[0] = 0x80000000
-    again = recognise(TensorData(tensor.dtype, tensor.shape, words))
+    (again,) = recognise(TensorData(tensor.dtype, tensor.shape, words))
     np.testing.assert_array_equal(again.gather().words, words)
 
 
