@@ -14,6 +14,7 @@ from dcompress.values import find_values
 __all__ = ["find_step", "recognise"]
 
 _DIVISORS = (1, 2, 3)  # of the smallest gap between values: the step may be one of these parts
+_MANY = 512  # multiples, beyond which those of a tensor of few words would not pay
 _FEWEST = 3  # distinct values: fewer ones take little as they are
 
 
@@ -56,11 +57,10 @@ def recognise(tensor: TensorData, max_labels: int = MAX_LABELS) -> list[SharedTe
     codebook = values[label_order(values)]
     has_zero = bool(codebook[0] == 0)
     shared = SharedTensor(tensor.dtype, tensor.shape, codebook[None, has_zero:], labels, has_zero)
-    even = _evened(shared, max_labels)
-    forms = [shared] if values.size <= few else []
-    if even is not None and not (forms and even.n_labels == shared.n_labels):
-        forms.append(even)
-    return forms
+    even = _evened(shared, max_labels if values.size <= few else min(max_labels, _MANY))
+    if values.size > few:
+        return [] if even is None else [even]
+    return [shared] if even is None or even.n_labels == shared.n_labels else [shared, even]
 
 
 def _evened(shared: SharedTensor, max_labels: int) -> SharedTensor | None:
@@ -79,6 +79,8 @@ def _evened(shared: SharedTensor, max_labels: int) -> SharedTensor | None:
     own = places - low - (places > 0)  # where each value is in a codebook of all multiples, without zero
     for candidate in _around(np.float32(step)):
         codebook = even_values(dtype, candidate, -low, high - low)
+        if np.unique(codebook).size < codebook.size:
+            continue  # too fine for the type to tell them apart
         if np.array_equal(codebook[own], words) and even_step(dtype, codebook, -low) is not None:
             labels = np.concatenate([[0] * shared.has_zero, own + 1]).astype(np.uint16)
             return SharedTensor(dtype, shared.shape, codebook[None], labels[shared.labels], True)

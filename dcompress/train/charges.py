@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from dcompress.train.parametrizations import GridParametrization
-from dcompress.train.rate import bit_costs, code_bits, count_multiples
+from dcompress.train.parametrizations import MOST_STEPS, GridParametrization
+from dcompress.train.rate import bit_costs, code_bits, frequencies_of
 from dcompress.train.regularizers import group_lasso, l1_norm
 from dcompress.train.schedules import is_active
 from dcompress.train.settings import PenaltyStage, RateStage, Stage
@@ -28,11 +29,18 @@ def start_rounding(site: Site, stage: Stage) -> None:
     Raises
     ------
     RecipeError
-        It is not finite, and to be counted.
+        It is not finite, or too large for a step.
     """
     assert site.rounding is not None
-    if isinstance(stage, RateStage) and not site.original.detach().isfinite().all():
-        stage.fail(f"parameter {site.name!r}: a weight is NaN or infinite: it is no multiple of a step")
+    if isinstance(stage, RateStage):
+        largest = float(site.original.detach().abs().max())
+        if not math.isfinite(largest):
+            stage.fail(f"parameter {site.name!r}: a weight is NaN or infinite: it is no multiple of a step")
+        if largest > (MOST_STEPS + 0.5) * stage.step:
+            stage.fail(
+                f"parameter {site.name!r}: a weight of {largest:.3g} is more than {MOST_STEPS:,} steps of "
+                f"{stage.step:g}: take a step of at least {largest / MOST_STEPS:.3g}"
+            )
     site.rounding.active = True
 
 
@@ -42,9 +50,9 @@ def recount(stages: Pairs, step: int) -> None:
         elapsed = step - stage.begin
         if stage.price and elapsed % _COUNTED_EVERY == 0:
             with torch.no_grad():
-                fresh = count_multiples((site.peek() / stage.step).round())
-                counts = _grid_of(site).counts
-                counts.copy_(torch.where(counts.any(), _MEMORY * counts + (1 - _MEMORY) * fresh, fresh))
+                fresh = frequencies_of((site.peek() / stage.step).round())
+                known = _grid_of(site).frequencies
+                known.copy_(_MEMORY * known + (1 - _MEMORY) * fresh if elapsed else fresh)
 
 
 def charge(stages: Pairs, step: int, device: torch.device) -> Tensor:
@@ -100,7 +108,7 @@ def _price_of_bits(rated: dict[Site, RateStage], device: torch.device) -> Tensor
     total = torch.zeros((), device=device)
     for site, stage in priced.items():
         weight = site.original if site.mask is None else site.original * site.mask.mask
-        bits = code_bits(weight, stage.step, bit_costs(_grid_of(site).counts))
+        bits = code_bits(weight, stage.step, bit_costs(_grid_of(site).frequencies))
         total = total + (stage.price / n_weights * bits).to(device)
     return total
 

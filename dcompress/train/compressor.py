@@ -19,7 +19,7 @@ from dcompress.train.recipe import RecipeLike, TrainRecipe
 from dcompress.train.schedules import is_due
 from dcompress.train.settings import PenaltyStage, PruneStage, QuantizeStage, RateStage, ShareStage, Stage
 from dcompress.train.sharer import assign, check_trained, start_sharing
-from dcompress.train.sites import Site, attach, detach, find_sites
+from dcompress.train.sites import Site, attach, detach, find_sites, plain_state
 
 __all__ = ["Compressor", "StepReport"]
 
@@ -108,7 +108,7 @@ class Compressor:
         self._finished = False
         self._keys = list(model.state_dict())
         self._steps: dict[str, Tensor] = {}
-        self._n_unpaid = 0  # steps in which what `regularizer` returns was due, and not asked for
+        self._n_unpaid: int | None = 0  # steps in which a charge was due; None once someone asked for it
         stages = self.recipe.stages
         given = dict(masks or {})
         self._sites, matched = find_sites(model, stages, given)
@@ -147,11 +147,14 @@ class Compressor:
         Warns
         -----
         DcompressWarning
-            A codebook has not changed since it is in use: the optimizer does not know it. Or the recipe has
-        penalties or prices, but nobody asks for the `regularizer`.
+            A codebook has not changed since it is in use, so the optimizer does not know it; or the recipe
+        has penalties or prices, but nobody asks for the `regularizer`.
         """
         self._check_open()
-        self._remind()
+        if self._n_unpaid is not None:
+            self._n_unpaid += is_charging(self._stages, self.n_steps)
+            if self._n_unpaid == _PATIENCE:
+                self._remind()
         self.n_steps += 1
         report = self._act(self.n_steps)
         set_watchers(self._jobs, self._sites.values(), self.n_steps)
@@ -160,7 +163,7 @@ class Compressor:
     def regularizer(self) -> Tensor:
         """Return what the recipe's penalties and prices of bits add to the loss now: 0-d, differentiable."""
         self._check_open()
-        self._n_unpaid = -1  # the next step makes it 0
+        self._n_unpaid = None
         return charge(self._stages, self.n_steps, self._device)
 
     def reassign(self, pattern: str = "*") -> tuple[str, ...]:
@@ -233,16 +236,14 @@ class Compressor:
         ]
         return {site.name: site.rounding.steps(site.original.detach()) for site in rounded if site.rounding}
 
-    def plain_state_dict(self) -> dict[str, Tensor]:
-        """Return copies of what the state dict would hold if `finish` were called now.
+    def plain_state_dict(self) -> dict[str, Any]:
+        """Return copies of what the state dict would hold if `finish` were called now; ties stay tied.
 
-        For a file of the best epoch so far; training goes on.
+        For a file of the best epoch so far; training goes on. (Torch cannot copy a parametrized model in a
+        way that the copy could be finished.)
         """
         self._check_open()
-        state = self.model.state_dict()
-        with torch.no_grad():
-            used = {name: site.peek() for name, site in self._sites.items()}
-        return {key: (used if key in used else state)[key].detach().clone() for key in self._keys}
+        return plain_state(self.model, self._sites, self._keys)
 
     def finish(self) -> nn.Module:
         """Return the model, plain again: its class, its state-dict keys and their order are as they were.
@@ -252,9 +253,11 @@ class Compressor:
         Warns
         -----
         DcompressWarning
-            A stage has not come to its end.
+            A stage has not come to its end, or nobody added penalties or prices to the loss.
         """
         self._check_open()
+        if self._n_unpaid is not None and 0 < self._n_unpaid < _PATIENCE:
+            self._remind()
         self._steps = self.steps()
         self._finished = True
         self._let_go(keep_used=True)
@@ -331,13 +334,11 @@ class Compressor:
 
     def _remind(self) -> None:
         """Warn of what should be part of the loss, and is not."""
-        self._n_unpaid += is_charging(self._stages, self.n_steps)
-        if self._n_unpaid == _PATIENCE:
-            warnings.warn(
-                "the recipe has penalties or prices, but the loss has none of them: add regularizer() to it",
-                DcompressWarning,
-                stacklevel=3,
-            )
+        warnings.warn(
+            "the recipe has penalties or prices, but the loss has none of them: add regularizer() to it",
+            DcompressWarning,
+            stacklevel=3,
+        )
 
     def _act(self, step: int) -> StepReport:
         """Do what the recipe says for a step."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dcompress.train.rate import MOST
 
 __all__ = [
+    "MOST_STEPS",
     "CodebookParametrization",
     "GridParametrization",
     "MaskParametrization",
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 Watcher = Callable[[Tensor], None]
-_MOST_STEPS = 2047  # either way: a codebook has no more than 4,095 values
+MOST_STEPS = 2047  # either way: a codebook has no more than 4,095 values
 
 
 def _watch(tensor: Tensor, watcher: Watcher) -> None:
@@ -173,8 +174,8 @@ class GridParametrization(RoundParametrization):
         Where the weight is.
     """
 
-    counts: Tensor
+    frequencies: Tensor
 
     def __init__(self, step: float, device: torch.device) -> None:
-        super().__init__(-_MOST_STEPS, _MOST_STEPS, step, per_channel=False)
-        self.register_buffer("counts", torch.zeros(2 * MOST + 1, device=device))
+        super().__init__(-MOST_STEPS, MOST_STEPS, step, per_channel=False)
+        self.register_buffer("frequencies", torch.zeros(2 * MOST + 1, device=device))

@@ -9,14 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["MOST", "bit_costs", "code_bits", "count_multiples"]
+__all__ = ["MOST", "bit_costs", "code_bits", "frequencies_of"]
 
 MOST = 31  # multiples of a step, either way, that have costs of their own
 _FLOOR = 1e-4  # of the probability of a multiple
 
 
-def count_multiples(levels: Tensor) -> Tensor:
-    """Return how often each multiple from -MOST to MOST occurs; what is beyond counts as the outermost.
+def frequencies_of(levels: Tensor) -> Tensor:
+    """Return the frequency of each multiple from -MOST to MOST; what is beyond counts as the outermost.
 
     Parameters
     ----------
@@ -25,15 +25,16 @@ def count_multiples(levels: Tensor) -> Tensor:
 
     Returns
     -------
-    counts : Tensor of shape (2 * MOST + 1,), float32
+    frequencies : Tensor of shape (2 * MOST + 1,), float32
+        Their sum is 1.
     """
     places = levels.nan_to_num().clamp(-MOST, MOST).long().flatten() + MOST
-    return torch.bincount(places, minlength=2 * MOST + 1).float()
+    return torch.bincount(places, minlength=2 * MOST + 1).float() / max(1, places.numel())
 
 
-def bit_costs(counts: Tensor) -> Tensor:
+def bit_costs(frequencies: Tensor) -> Tensor:
     """Return what each multiple costs in bits, by how often it occurs; at most about 13."""
-    return -((counts / counts.sum() + _FLOOR) / (1 + _FLOOR * len(counts))).log2()
+    return -((frequencies.float() + _FLOOR) / (1 + _FLOOR * len(frequencies))).log2()
 
 
 def code_bits(weight: Tensor, step: float, costs: Tensor) -> Tensor:
@@ -49,6 +50,6 @@ def code_bits(weight: Tensor, step: float, costs: Tensor) -> Tensor:
         As `bit_costs` returns them.
     """
     places = (weight.float() / step).clamp(-MOST, MOST)
-    cells = places.detach().floor().clamp_(max=MOST - 1)
+    cells = places.detach().nan_to_num().floor_().clamp_(max=MOST - 1)  # the sum stays NaN
     below = cells.long() + MOST
     return (costs[below] + costs.diff()[below] * (places - cells)).sum()

@@ -326,7 +326,7 @@ class RateStage(Stage):
     ----------
     step : float
         Of the grid. The coarser, the smaller the file, and the more there is to learn. Half to a whole
-        standard deviation of the weights is a good start.
+        standard deviation of the weights is a good start; no weight may be more than 2,047 steps.
     price : float
         What one bit a weight adds to the loss, in the mean over all weights of the recipe that have a price.
     """

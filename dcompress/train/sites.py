@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from dcompress.train.recurrent import is_recurrent, let_list_follow, renew_list
 from dcompress.train.settings import PenaltyStage, PruneStage, QuantizeStage, RateStage, ShareStage, Stage
 from dcompress.train.units import check_shape
 
-__all__ = ["Site", "attach", "detach", "find_sites"]
+__all__ = ["Site", "attach", "detach", "find_sites", "plain_state"]
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -207,6 +207,35 @@ def detach(sites: Mapping[str, Site], *, keep_used: bool = True) -> None:
                 renew_list(site.module)
 
 
+def plain_state(model: nn.Module, sites: Mapping[str, Site], order: Sequence[str]) -> dict[str, Any]:
+    """Return copies of what the state dict of the plain model would hold, without changing the model.
+
+    Parameters
+    ----------
+    model : Module
+        With parametrizations.
+    sites : mapping of str to Site
+        Where they are.
+    order : sequence of str
+        Keys as the plain model had them; what came later comes last.
+    """
+    state = {key: value for key, value in model.state_dict().items() if ".parametrizations." not in f".{key}"}
+    with torch.no_grad():
+        state |= {name: site.peek() for name, site in sites.items()}
+    known = [key for key in order if key in state]
+    copies: dict[object, Any] = {}
+    found = {}
+    for key in [*known, *(key for key in state if key not in order)]:
+        value = state[key]
+        if isinstance(value, Tensor):
+            # Tied tensors have one storage: so have their copies.
+            place = (value.data_ptr(), value.shape, value.stride()) if value.numel() else key
+            found[key] = copies.setdefault(place, value.detach().clone())
+        else:
+            found[key] = value
+    return found
+
+
 def _plain_name(model: nn.Module, raw: str) -> str:
     """Return what a parameter was called before it was parametrized, or pruned by torch."""
     parts = raw.split(".")
@@ -279,6 +308,9 @@ def _prepare(site: Site, stage: Stage) -> None:
         if isinstance(stage, ShareStage):
             site.codebook = CodebookParametrization(tuple(like.shape), stage.n_centroids, stage.latent, like)
         elif isinstance(stage, RateStage):
+            step = torch.tensor(stage.step, dtype=like.dtype)
+            if not step.isfinite() or step <= 0:
+                stage.fail(f"parameter {site.name!r}: {like.dtype} cannot hold a step of {stage.step:g}")
             site.rounding = GridParametrization(stage.step, like.device)
         elif stage.method == "uniform":
             high = (1 << (stage.bits - 1)) - 1

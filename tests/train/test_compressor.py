@@ -108,6 +108,35 @@ def test_the_plain_state_is_what_finish_would_leave_and_disturbs_nothing(stop):
         assert torch.equal(value, expected[name]), name
 
 
+class Odd(nn.Module):
+    """Ties, a buffer that comes later, and a state that is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(8, 8)
+        self.again = nn.Linear(8, 8)
+        self.again.weight = self.first.weight
+        self.other = nn.Linear(8, 8)
+
+    def get_extra_state(self):
+        return {"epoch": 3}
+
+
+def test_the_plain_state_of_ties_and_of_what_is_no_tensor():
+    model = Odd()
+    compressor = Compressor(model, RateStage("other.weight", step=0.1))
+    model.register_buffer("late", torch.ones(2))
+    model.register_buffer("none", None)
+    plain = compressor.plain_state_dict()
+    assert plain["first.weight"] is plain["again.weight"]
+    assert plain["first.weight"] is not model.first.weight
+    assert plain["_extra_state"] == {"epoch": 3}
+    state = compressor.finish().state_dict()
+    assert set(plain) == set(state)
+    for key, value in state.items():
+        assert key == "_extra_state" or torch.equal(value, plain[key])
+
+
 def test_a_model_is_not_saved_before_it_is_finished(tmp_path):
     model, _, _ = started(EVERYTHING)
     with pytest.raises(EncodeError, match=r"'first.* is still in a Compressor.*finish"):
