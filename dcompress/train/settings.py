@@ -325,8 +325,9 @@ class RateStage(Stage):
     Attributes
     ----------
     step : float
-        Of the grid. The coarser, the smaller the file, and the more there is to learn. Half to a whole
-        standard deviation of the weights is a good start; no weight may be more than 2,047 steps.
+        Of the grid. The coarser, the smaller the file, and the more there is to learn. Two or three standard
+        deviations of the weights are a good start, one for mere fine-tuning; no weight may be more than
+        2,047 steps.
     price : float
         What one bit a weight adds to the loss, in the mean over all weights of the recipe that have a price.
     """
