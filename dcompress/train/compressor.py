@@ -148,7 +148,7 @@ class Compressor:
         -----
         DcompressWarning
             A codebook has not changed since it is in use, so the optimizer does not know it; or the recipe
-        has penalties or prices, but nobody asks for the `regularizer`.
+            has penalties or prices, but nobody asks for the `regularizer`.
         """
         self._check_open()
         if self._n_unpaid is not None:

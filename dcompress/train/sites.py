@@ -222,17 +222,16 @@ def plain_state(model: nn.Module, sites: Mapping[str, Site], order: Sequence[str
     state = {key: value for key, value in model.state_dict().items() if ".parametrizations." not in f".{key}"}
     with torch.no_grad():
         state |= {name: site.peek() for name, site in sites.items()}
-    known = [key for key in order if key in state]
-    copies: dict[object, Any] = {}
-    found = {}
-    for key in [*known, *(key for key in state if key not in order)]:
-        value = state[key]
+    copies: dict[object, Tensor] = {}
+    found: dict[str, Any] = {}
+    for key in dict.fromkeys([*(key for key in order if key in state), *state]):
+        value = found[key] = state[key]
         if isinstance(value, Tensor):
             # Tied tensors have one storage: so have their copies.
             place = (value.data_ptr(), value.shape, value.stride()) if value.numel() else key
-            found[key] = copies.setdefault(place, value.detach().clone())
-        else:
-            found[key] = value
+            if place not in copies:
+                copies[place] = value.detach().clone()
+            found[key] = copies[place]
     return found
 
 
